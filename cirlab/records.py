@@ -1,0 +1,140 @@
+"""The vocabulary of the house: what a dataset, a benchmark and a method talk about.
+
+Records are small, frozen and picklable. They carry no tensors: a method's collator turns
+them into tensors inside the data loader's workers, so that any dataset serves any method.
+"""
+
+from __future__ import annotations
+
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import PIL.Image
+
+from cirlab.errors import UserError
+
+
+class SampleKey(NamedTuple):
+    """What a training sampler hands to a dataset.
+
+    A dataset derives all its randomness from the key and its own seed, never from a global
+    generator: the generator of a loader worker is restored by nobody when a run resumes.
+    """
+
+    epoch: int
+    index: int
+
+
+@dataclass(frozen=True)
+class Image(ABC):
+    """One image, known by an id that is unique within its gallery or dataset."""
+
+    id: str
+
+    @abstractmethod
+    def load(self) -> PIL.Image.Image:
+        """Decode the image as RGB.
+
+        Raises:
+            UserError: it is missing or does not decode; the sentence names it.
+        """
+
+
+@dataclass(frozen=True)
+class FileImage(Image):
+    """An image file on disk."""
+
+    path: Path
+
+    def load(self) -> PIL.Image.Image:
+        if not self.path.is_file():
+            raise UserError(f"image {self.id!r} is missing: there is no file {self.path}")
+        return _decode(self.path.read_bytes(), name=str(self.path))
+
+
+@dataclass(frozen=True)
+class EncodedImage(Image):
+    """The bytes of an image file, as a webdataset shard holds them."""
+
+    data: bytes = field(repr=False)
+
+    def load(self) -> PIL.Image.Image:
+        return _decode(self.data, name=self.id)
+
+
+@dataclass(frozen=True)
+class DecodedImage(Image):
+    """Pixels already in memory, so that nothing is decoded twice."""
+
+    pixels: PIL.Image.Image = field(repr=False, compare=False)
+
+    def load(self) -> PIL.Image.Image:
+        return self.pixels
+
+
+def _decode(data: bytes, *, name: str) -> PIL.Image.Image:
+    try:
+        return PIL.Image.open(io.BytesIO(data)).convert("RGB")
+    # Pillow raises many types for broken files, SyntaxError and struct.error among them.
+    except Exception as error:
+        raise UserError(
+            f"image {name} does not decode ({error}); repair or remove it, "
+            "or set on_error: skip to leave such images out and have them counted"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and what people said of it (image-caption data, CoLLM section 3)."""
+
+    image: Image
+    captions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Triplet:
+    """A composed training sample: reference image, change, target image.
+
+    Attributes:
+        texts: one or several short modification texts that may be combined (MTCIR has
+            about five per pair; CoLLM section 4).
+        target_caption: a caption of the target where the data has one (InstructCIR).
+    """
+
+    reference: Image
+    texts: tuple[str, ...]
+    target: Image
+    target_caption: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Query:
+    """One query of a benchmark.
+
+    Attributes:
+        id: unique within the benchmark.
+        text: the query's words; empty for a query by image alone.
+        image: the reference image, if the query has one.
+        targets: ids of all correct gallery images, the principal one first.
+        exclude: ids that are never ranked for this query (the reference, where the protocol
+            removes it). Exclusion is by id, never by position.
+        candidates: ids of the query's own gallery (GeneCIS, COCO-Facet); None ranks the
+            whole gallery.
+        subset: ids of a look-alike group that is ranked in addition (CIRR's R_subset).
+        tags: what results are broken down by (category, style, facet, round ...).
+    """
+
+    id: str
+    text: str
+    targets: tuple[str, ...]
+    image: Image | None = None
+    exclude: tuple[str, ...] = ()
+    candidates: tuple[str, ...] | None = None
+    subset: tuple[str, ...] | None = None
+    prompt: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
