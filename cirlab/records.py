@@ -26,7 +26,7 @@ class SampleKey(NamedTuple):
     """
 
     epoch: int
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple has a method of that name
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,19 @@ class Triplet:
     target: Image
     target_caption: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TextPair:
+    """Two texts that mean the same image, for the text side of an embedding LLM.
+
+    Attributes:
+        query: a caption, or a caption with a change to it.
+        target: another caption of that image.
+    """
+
+    query: str
+    target: str
 
 
 @dataclass(frozen=True)
