@@ -89,7 +89,7 @@ def gather_rows(rows: Tensor, group: dist.ProcessGroup | None = None) -> Tensor 
     """
     if world_size(group) == 1:
         return rows
-    layouts = _all_objects((len(rows), tuple(rows.shape[1:]), rows.dtype), group)
+    layouts = all_gather_object((len(rows), tuple(rows.shape[1:]), rows.dtype), group)
     if len({layout[1:] for layout in layouts}) > 1:
         raise ValueError(f"rows differ between processes: {layouts}")
     counts = [layout[0] for layout in layouts]
@@ -114,7 +114,7 @@ def broadcast_object(value: T, group: dist.ProcessGroup | None = None) -> T:
     return box[0]
 
 
-def _all_objects(value: T, group: dist.ProcessGroup | None) -> list[T]:
+def all_gather_object(value: T, group: dist.ProcessGroup | None) -> list[T]:
     values: list[T | None] = [None] * world_size(group)
     dist.all_gather_object(values, value, group=group)
     return values  # type: ignore[return-value]

@@ -1,0 +1,159 @@
+"""From a query's record and its scores to the ranks of its targets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cirlab.errors import UserError
+from cirlab.records import Query
+
+#: Scores closer than this are ties. A dot product of two unit vectors in float32 carries a
+#: rounding error of about this size, which depends on block shapes and the number of threads;
+#: a smaller difference is no evidence that one image fits better.
+TIE_TOLERANCE = 1e-6
+
+
+class Positions(NamedTuple):
+    """The ids of some queries as positions in a gallery, padded with -1.
+
+    Attributes:
+        targets: shape (Q, T), int64.
+        exclude: shape (Q, E), int64.
+        pools: each query's own candidates; None if they rank the gallery. Shape (Q, C), int64.
+        subsets: each query's look-alike group; None without. Shape (Q, S), int64.
+    """
+
+    targets: Tensor
+    exclude: Tensor
+    pools: Tensor | None
+    subsets: Tensor | None
+
+
+def locate(queries: Sequence[Query], position: Mapping[str, int]) -> Positions:
+    """Look up every id of the queries.
+
+    Args:
+        queries: at least one.
+        position: position of each id in the gallery.
+
+    Raises:
+        UserError: an id that is not in the gallery; a target that is repeated, excluded, or
+            outside its query's candidates; a query without target, or without one in its
+            subset; candidates or subsets in some of the queries only.
+    """
+    if not queries:
+        raise UserError("there are no queries to rank")
+    for query in queries:
+        _check_rules(query)
+    candidates, subsets = ([getattr(q, role) for q in queries] for role in ("candidates", "subset"))
+    names = [query.id for query in queries]
+    return Positions(
+        targets=lookup([q.targets for q in queries], position, names, role="target"),
+        exclude=lookup([q.exclude for q in queries], position, names, role="excluded image"),
+        pools=_lookup_all_or_none(candidates, position, names, role="candidate"),
+        subsets=_lookup_all_or_none(subsets, position, names, role="subset member"),
+    )
+
+
+def lookup(
+    rows: Sequence[Sequence[str]], position: Mapping[str, int], names: Sequence[str], role: str
+) -> Tensor:
+    """Positions of some ids per query, padded with -1.
+
+    Args:
+        rows: ids of each query, Q in all.
+        position: position of each id in the gallery.
+        names: the queries' ids, for the error.
+        role: what the ids are, for the error.
+
+    Returns:
+        Shape (Q, longest row), int64.
+
+    Raises:
+        UserError: an id is not in the gallery.
+    """
+    width = max(map(len, rows), default=0)
+    table = torch.full((len(rows), width), -1, dtype=torch.long)
+    for row, (ids, name) in enumerate(zip(rows, names, strict=True)):
+        unknown = [item for item in ids if item not in position]
+        if unknown:
+            raise UserError(
+                f"query {name!r}: {role} {unknown[0]!r} is not among the {len(position)} images "
+                "of the gallery; add it there or correct the id"
+            )
+        table[row, : len(ids)] = torch.tensor([position[item] for item in ids], dtype=torch.long)
+    return table
+
+
+def pessimistic_ranks(scores: Tensor, targets: Tensor, removed: Tensor) -> Tensor:
+    """Ranks of the targets when every tie is decided against them.
+
+    An image that is no target counts as ahead of a target unless its score is lower by more
+    than `TIE_TOLERANCE`. The targets of a query stand in the order of their own scores.
+
+    Args:
+        scores: overwritten. Shape (B, C), float32.
+        targets: columns of the targets, padded with -1. Shape (B, T), int64.
+        removed: columns that do not count, padded with -1. Shape (B, E), int64.
+
+    Returns:
+        1-based ranks, 0 where `targets` is -1. Shape (B, T), int64.
+    """
+    present = targets >= 0
+    own = scores.gather(1, targets.clamp(min=0)).masked_fill(~present, -torch.inf)
+    for columns in (targets, removed):
+        rows, places = (columns >= 0).nonzero(as_tuple=True)
+        scores[rows, columns[rows, places]] = -torch.inf
+    ahead = torch.zeros_like(targets)
+    for j in range(targets.shape[1]):
+        rows = present[:, j].nonzero().flatten()
+        others = scores if len(rows) == len(scores) else scores[rows]
+        threshold = own[rows, j, None] - TIE_TOLERANCE
+        ahead[rows, j] = (others >= threshold).sum(dim=1)
+    among_targets = own.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return (ahead + among_targets + 1).masked_fill(~present, 0)
+
+
+def columns_of(table: Tensor, pool: Tensor) -> Tensor:
+    """Where each entry of `table` (B, T) stands in its row of `pool` (B, C); -1 if nowhere."""
+    equal = (table[:, :, None] == pool[:, None, :]) & (table >= 0)[:, :, None]
+    if pool.shape[1] == 0:
+        return torch.full_like(table, -1)
+    return torch.where(equal.any(dim=2), equal.long().argmax(dim=2), -1)
+
+
+def _lookup_all_or_none(
+    rows: Sequence[Sequence[str] | None],
+    position: Mapping[str, int],
+    names: Sequence[str],
+    role: str,
+) -> Tensor | None:
+    given = [row for row in rows if row is not None]
+    if not given:
+        return None
+    if len(given) < len(rows):
+        name = names[rows.index(None)]
+        raise UserError(
+            f"query {name!r} has no list of {role}s while others of its benchmark have one; "
+            "give every query one or none"
+        )
+    return lookup(given, position, names, role=role)
+
+
+def _check_rules(query: Query) -> None:
+    """Refuse a query that no ranking could serve."""
+    targets = set(query.targets)
+    if not targets:
+        raise UserError(f"query {query.id!r} has no target; name at least one gallery image")
+    if len(targets) < len(query.targets):
+        raise UserError(f"query {query.id!r} names a target twice: {query.targets}")
+    if excluded := targets.intersection(query.exclude):
+        raise UserError(f"query {query.id!r} excludes its own target {min(excluded)!r}")
+    if query.candidates is not None and (outside := targets.difference(query.candidates)):
+        raise UserError(f"query {query.id!r}: target {min(outside)!r} is not a candidate")
+    if query.subset is not None and not targets.intersection(query.subset):
+        raise UserError(f"query {query.id!r} has no target in its subset {query.subset}")
