@@ -1,0 +1,263 @@
+"""Dual encoders: an image tower and a text tower that share one space.
+
+`load_dual_encoder` reads them all: open_clip's built-in names and hub or local folders,
+transformers' BLIP, and the zoo. A method sees only `DualEncoder`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import PIL.Image
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from torch import nn
+from transformers import AutoProcessor, BlipForImageTextRetrieval
+
+import cirlab.encoders.timm_models  # noqa: F401 - registers names that open_clip may ask for
+from cirlab.encoders.names import ZOO_PREFIX, resolve_folder, weights_or_sentence
+from cirlab.errors import UserError
+
+BLIP_PREFIX = "blip:"
+
+
+@dataclass(frozen=True)
+class DualProcessor:
+    """The picklable half of a dual encoder, run in loader workers.
+
+    Attributes:
+        transform: PIL image to a normalised tensor of shape (3, H, W).
+        tokenize: texts to token tensors of shape (B, L), by argument name.
+    """
+
+    transform: Callable[[PIL.Image.Image], torch.Tensor]
+    tokenize: Callable[[list[str]], dict[str, torch.Tensor]]
+
+    def images(self, images: Sequence[PIL.Image.Image]) -> torch.Tensor:
+        """Pixels, shape (B, 3, H, W)."""
+        return torch.stack([self.transform(image) for image in images])
+
+
+class DualEncoder(nn.Module, ABC):
+    """An image tower and a text tower in one space of `dim` dimensions.
+
+    Attributes:
+        name: how it was asked for; part of the identity that checkpoints carry.
+        image_tower: the module that LoRA may adapt.
+    """
+
+    name: str
+    dim: int
+    processor: DualProcessor
+
+    @property
+    @abstractmethod
+    def image_tower(self) -> nn.Module:
+        """The part that turns pixels into an embedding."""
+
+    @abstractmethod
+    def image_embeddings(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Embeddings of any length, (B, D), from pixels (B, 3, H, W)."""
+
+    @abstractmethod
+    def text_embeddings(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Embeddings of any length, (B, D), from token tensors (B, L)."""
+
+    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Unit vectors (B, D) in float32, from pixels (B, 3, H, W)."""
+        return nn.functional.normalize(self.image_embeddings(pixels).float(), dim=-1)
+
+    def encode_texts(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Unit vectors (B, D) in float32, from token tensors (B, L)."""
+        return nn.functional.normalize(self.text_embeddings(tokens).float(), dim=-1)
+
+    def backbone_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What a frozen image backbone says, before any head that may be trained. (B, F).
+
+        The whole tower where it has no separate head: then `project_features` is the identity.
+        """
+        return self.image_embeddings(pixels)
+
+    def project_features(self, features: torch.Tensor) -> torch.Tensor:
+        """From backbone features (B, F) to embeddings (B, D)."""
+        return features
+
+
+class OpenClipEncoder(DualEncoder):
+    """Any model of open_clip.
+
+    Args:
+        name: a built-in name (`ViT-L-14`), `hf-hub:org/model`, `local-dir:folder`, or `zoo:name`.
+        pretrained: open_clip's tag of the weights or a file; only with built-in names.
+        load_weights: False starts from random weights.
+    """
+
+    def __init__(self, name: str, pretrained: str | None = None, load_weights: bool = True) -> None:
+        super().__init__()
+        self.name = name if pretrained is None else f"{name} ({pretrained})"
+        source = f"local-dir:{resolve_folder(name)}" if name.startswith(ZOO_PREFIX) else name
+        if source.startswith("local-dir:"):
+            _require_open_clip_folder(Path(source.removeprefix("local-dir:")), load_weights)
+        with weights_or_sentence(self.name, key="clip"):
+            self.model = open_clip.create_model(
+                source, pretrained=pretrained, load_weights=load_weights
+            )
+            tokenizer = open_clip.get_tokenizer(source)
+        self.tokenizer = tokenizer
+        self._finish(tokenizer)
+
+    def _finish(self, tokenizer: Callable[[list[str]], torch.Tensor]) -> None:
+        # FSDP2 cannot shard a parameter without a dimension.
+        scale = self.model.logit_scale
+        self.model.logit_scale = nn.Parameter(scale.detach().reshape(1))
+        preprocess = PreprocessCfg(**open_clip.get_model_preprocess_cfg(self.model))
+        self.processor = DualProcessor(
+            transform=image_transform_v2(preprocess, is_train=False),
+            tokenize=_OpenClipTokenizer(tokenizer),
+        )
+        with torch.no_grad():
+            probe = torch.zeros(1, 3, *_pair(preprocess.size))
+            self.dim = self.model.eval().encode_image(probe).shape[-1]
+
+    @property
+    def image_tower(self) -> nn.Module:
+        tower: nn.Module = self.model.visual
+        return tower
+
+    def image_embeddings(self, pixels: torch.Tensor) -> torch.Tensor:
+        embeddings: torch.Tensor = self.model.encode_image(pixels)
+        return embeddings
+
+    def text_embeddings(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+        embeddings: torch.Tensor = self.model.encode_text(tokens["input_ids"])
+        return embeddings
+
+    def backbone_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        trunk = getattr(self.model.visual, "trunk", None)
+        return self.image_embeddings(pixels) if trunk is None else trunk(pixels)
+
+    def project_features(self, features: torch.Tensor) -> torch.Tensor:
+        has_trunk = hasattr(self.model.visual, "trunk")
+        return self.model.visual.head(features) if has_trunk else features
+
+
+@dataclass(frozen=True)
+class _OpenClipTokenizer:
+    tokenizer: Callable[[list[str]], torch.Tensor]
+
+    def __call__(self, texts: list[str]) -> dict[str, torch.Tensor]:
+        return {"input_ids": self.tokenizer(texts)}
+
+
+class BlipEncoder(DualEncoder):
+    """BLIP's contrastive pair of towers (Li et al., 2022), in transformers' layout.
+
+    Args:
+        name: a hub name or folder of a `BlipForImageTextRetrieval`.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = f"{BLIP_PREFIX}{name}"
+        with weights_or_sentence(self.name, key="clip"):
+            self.model = BlipForImageTextRetrieval.from_pretrained(name)
+            processor = AutoProcessor.from_pretrained(name)
+        self.dim = self.model.config.image_text_hidden_size
+        self.processor = DualProcessor(
+            transform=_BlipTransform(processor.image_processor),
+            tokenize=_BlipTokenizer(processor.tokenizer),
+        )
+
+    @property
+    def image_tower(self) -> nn.Module:
+        tower: nn.Module = self.model.vision_model
+        return tower
+
+    def image_embeddings(self, pixels: torch.Tensor) -> torch.Tensor:
+        hidden = self.model.vision_model(pixel_values=pixels).last_hidden_state
+        return self.model.vision_proj(hidden[:, 0])
+
+    def text_embeddings(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+        hidden = self.model.text_encoder(**tokens).last_hidden_state
+        return self.model.text_proj(hidden[:, 0])
+
+
+@dataclass(frozen=True)
+class _BlipTransform:
+    image_processor: Any
+
+    def __call__(self, image: PIL.Image.Image) -> torch.Tensor:
+        return self.image_processor(image, return_tensors="pt")["pixel_values"][0]
+
+
+@dataclass(frozen=True)
+class _BlipTokenizer:
+    """BLIP retrieval reads at most 35 tokens of a caption (BLIP, train_retrieval config)."""
+
+    tokenizer: Any
+    max_length: int = 35
+
+    def __call__(self, texts: list[str]) -> dict[str, torch.Tensor]:
+        encoded = self.tokenizer(
+            texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
+        )
+        return {key: encoded[key] for key in ("input_ids", "attention_mask")}
+
+
+def load_dual_encoder(name: str, pretrained: str | None = None) -> DualEncoder:
+    """Load a pretrained dual encoder.
+
+    Args:
+        name: `blip:` and a hub name or folder for BLIP; anything else goes to open_clip
+            (`OpenClipEncoder`).
+        pretrained: open_clip's tag of the weights or a file.
+
+    Raises:
+        UserError: the weights are neither in a local folder nor reachable.
+    """
+    if name.startswith(BLIP_PREFIX):
+        return BlipEncoder(name.removeprefix(BLIP_PREFIX))
+    return OpenClipEncoder(name, pretrained=pretrained)
+
+
+def fingerprint(module: nn.Module, values: int = 64) -> str:
+    """Short hash that tells two sets of weights apart without reading all of them.
+
+    Args:
+        module: any module; trainable or not does not matter.
+        values: evenly spaced values that are read of each tensor.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        flat = tensor.detach().reshape(-1)
+        picked = flat[:: max(1, len(flat) // values)][:values].float().cpu()
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(picked.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _require_open_clip_folder(folder: Path, load_weights: bool) -> None:
+    config = folder / "open_clip_config.json"
+    if not config.is_file():
+        raise UserError(
+            f"clip folder {folder} holds no open_clip_config.json; train and export that model "
+            "first, or point clip to a folder that open_clip wrote"
+        )
+    try:
+        json.loads(config.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{config} is not JSON ({error}); export the model again") from error
+    weights = [folder / "open_clip_model.safetensors", folder / "open_clip_pytorch_model.bin"]
+    if load_weights and not any(path.is_file() for path in weights):
+        raise UserError(f"clip folder {folder} holds no weights: {weights[0].name} is missing")
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])

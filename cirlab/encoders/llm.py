@@ -1,0 +1,156 @@
+"""A causal language model as an embedder: words and visual tokens in, one vector out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+
+from cirlab.encoders.adapters import FourBit, Lora, add_lora_to_llm
+from cirlab.encoders.names import resolve_folder, weights_or_sentence
+
+#: Stands for the one visual token in a text; never in any model's vocabulary.
+IMAGE_PLACEHOLDER = "<|cirlab image|>"
+
+Pooling = Literal["last", "mean"]
+
+
+@dataclass(frozen=True)
+class LLMProcessor:
+    """The picklable half: texts with image placeholders to padded token ids.
+
+    The placeholder gets the id after the vocabulary's last, so that a model's embedding
+    matrix keeps its size. An end-of-sequence token closes every text, as embedding LLMs are
+    trained (E5-Mistral, arXiv 2401.00368, section 3.1): its position is the one pooled.
+
+    Attributes:
+        max_length: tokens, the placeholder and both ends included; longer texts lose words
+            before the end token.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+
+    @property
+    def image_id(self) -> int:
+        token_id = self.tokenizer.convert_tokens_to_ids(IMAGE_PLACEHOLDER)
+        assert isinstance(token_id, int)
+        return token_id
+
+    def __call__(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """`input_ids` and `attention_mask`, each (B, L) int64, padded to the longest."""
+        rows = self.tokenizer(list(texts), add_special_tokens=True)["input_ids"]
+        end = self.tokenizer.eos_token_id
+        closed = [
+            [*(row[:-1] if row[-1] == end else row)[: self.max_length - 1], end] for row in rows
+        ]
+        padded = self.tokenizer.pad({"input_ids": closed}, return_tensors="pt")
+        return {"input_ids": padded["input_ids"], "attention_mask": padded["attention_mask"]}
+
+
+class EmbeddingLLM(nn.Module):
+    """A decoder-only transformer read out at its last token.
+
+    Args:
+        name: a hub name, a local folder, or `zoo:name`.
+        lora: adapters; None trains all weights, unless `frozen`.
+        four_bit: 4-bit base weights.
+        frozen: train nothing of it.
+        dtype: of the base weights, e.g. "bfloat16"; "auto" keeps the file's.
+        attention: transformers' attention implementation ("sdpa", "flash_attention_2", "eager").
+        pooling: "last" takes the last real token under either padding side; "mean" averages.
+        max_length: longest text in tokens.
+        device: where 4-bit weights are placed; other weights are moved by the trainer.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        lora: Lora | None = None,
+        four_bit: FourBit | None = None,
+        frozen: bool = False,
+        dtype: str = "float32",
+        attention: str = "sdpa",
+        pooling: Pooling = "last",
+        max_length: int = 512,
+        device: torch.device | None = None,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.pooling = pooling
+        folder = resolve_folder(name)
+        placement: dict[str, Any] = {}
+        if four_bit is not None:
+            placement = {
+                "quantization_config": four_bit.config(),
+                "device_map": {"": device or torch.device("cpu")},
+            }
+        with weights_or_sentence(name, key="llm"):
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            model = AutoModel.from_pretrained(
+                folder, dtype=dtype, attn_implementation=attention, **placement
+            )
+        self.width: int = model.config.hidden_size
+        # transformers loads in eval mode; what trains is set to train mode by the trainer.
+        if lora is not None:
+            self.model = add_lora_to_llm(model, lora, quantized=four_bit is not None)
+        else:
+            self.model = model.requires_grad_(not frozen and four_bit is None)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.add_tokens([IMAGE_PLACEHOLDER], special_tokens=True)
+        self.processor = LLMProcessor(tokenizer, max_length)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        visual_tokens: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Embed texts.
+
+        Args:
+            input_ids: Shape (B, L). Rows with an image hold its placeholder once.
+            attention_mask: 1 for real tokens. Shape (B, L).
+            visual_tokens: one per placeholder, in row order. Shape (N, H).
+
+        Returns:
+            Shape (B, H), not normalised.
+        """
+        is_image = input_ids == self.processor.image_id
+        embed = self.model.get_input_embeddings()
+        # The placeholder's id lies outside the embedding matrix.
+        embedded = embed(input_ids.masked_fill(is_image, 0))
+        if visual_tokens is not None:
+            embedded = embedded.masked_scatter(
+                is_image[..., None], visual_tokens.to(embedded.dtype)
+            )
+        # Counted from the first real token, so that left padding moves no position.
+        positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+        hidden = self.model(
+            inputs_embeds=embedded, attention_mask=attention_mask, position_ids=positions
+        ).last_hidden_state
+        return pool(hidden, attention_mask, self.pooling)
+
+
+def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:
+    """One vector per sequence, right under either padding side.
+
+    Args:
+        hidden: Shape (B, L, H).
+        attention_mask: Shape (B, L).
+
+    Returns:
+        Shape (B, H).
+    """
+    if pooling == "mean":
+        weights = attention_mask[..., None].to(hidden.dtype)
+        return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+    length = attention_mask.shape[1]
+    last = length - 1 - attention_mask.flip(1).argmax(dim=1)
+    return hidden[torch.arange(len(hidden), device=hidden.device), last]

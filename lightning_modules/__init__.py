@@ -1,0 +1,9 @@
+"""How each method learns and encodes: one file per method, readable beside its paper."""
+
+from __future__ import annotations
+
+from lightning_modules.clip import CLIP, ClipFromScratch
+from lightning_modules.collm import CoLLM
+from lightning_modules.language_model import EmbeddingLanguageModel
+
+__all__ = ["CLIP", "ClipFromScratch", "CoLLM", "EmbeddingLanguageModel"]

@@ -1,0 +1,285 @@
+"""A CLIP-style dual encoder, trained contrastively on image-caption pairs.
+
+Radford et al., arXiv 2103.00020: symmetric InfoNCE with a learned temperature. This module
+makes the zoo's tiny CLIP and adapts real towers to one's own photographs; what it writes is an
+open_clip folder that every method here and open_clip itself load.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from rich.progress import track
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import normalize
+
+from cirlab.encoders.collate import DualQueryCollator, PixelCollator
+from cirlab.encoders.dual import DualProcessor, OpenClipEncoder, fingerprint
+from cirlab.encoders.scratch import read_word_vectors, set_word_vectors, write_clip_folder
+from cirlab.encoders.vocabulary import vocabulary_words
+from cirlab.errors import UserError
+from cirlab.feature_cache import FeatureCache, cached_features
+from cirlab.losses import ContrastiveLoss, image_ids
+from cirlab.records import Image, Pair, Query, SampleKey
+from lightning_modules.base import RetrievalModule
+from lightning_modules.learner import Inputs
+
+log = logging.getLogger(__name__)
+
+#: CLIP clips its learned scale at 100 (section 2.5).
+MIN_TEMPERATURE = 0.01
+
+
+@dataclass
+class ClipFromScratch:
+    """An open_clip model that starts without weights.
+
+    Attributes:
+        vision: open_clip's `vision_cfg`.
+        text: open_clip's `text_cfg` without vocabulary and tokenizer.
+        embed_dim: dimensions of the shared space.
+        vocabulary: "world", or a folder of word vectors whose words are taken.
+        text_transformer: configuration of a transformers text tower with its `model_type`; null
+            for open_clip's own.
+        word_vectors: start the token embedding from the vectors of the `vocabulary` folder.
+        image_weights: safetensors file of the timm trunk; null starts it at random.
+        mean: of the pixels in [0, 1], a channel.
+        std: of the pixels in [0, 1], a channel.
+    """
+
+    vision: dict[str, Any]
+    text: dict[str, Any]
+    embed_dim: int = 128
+    vocabulary: str = "world"
+    text_transformer: dict[str, Any] | None = None
+    word_vectors: bool = False
+    image_weights: str | None = None
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+
+class CLIP(RetrievalModule):
+    """Contrastive training of any open_clip model.
+
+    Args:
+        model: an open_clip name, `hf-hub:`, `local-dir:` or `zoo:` model to start from; null with
+            `from_scratch`.
+        pretrained: open_clip's tag of the weights, with its built-in names.
+        from_scratch: an architecture without weights.
+        export_to: folder that receives the trained model at the end of training, in
+            open_clip's layout.
+        freeze_backbone: train only what follows the image backbone (a timm trunk's projection;
+            nothing of a plain vision transformer).
+        cache_backbone: with a frozen backbone, run it once over the training images and keep its
+            features in memory-mapped files, instead of once an epoch.
+        optimizer: builds the optimiser from the trainable parameters.
+        scheduler: builds the learning-rate schedule, stepped every optimiser step.
+    """
+
+    train_record = Pair
+    query_kinds = frozenset({"text", "composed"})
+
+    def __init__(
+        self,
+        model: str | None = None,
+        pretrained: str | None = None,
+        from_scratch: ClipFromScratch | None = None,
+        export_to: str | None = None,
+        freeze_backbone: bool = False,
+        cache_backbone: bool = False,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__(optimizer, scheduler)
+        self.save_hyperparameters(ignore=["optimizer", "scheduler", "export_to"])
+        if (model is None) == (from_scratch is None):
+            raise UserError("CLIP takes either model or from_scratch: set exactly one of the two")
+        if cache_backbone and not freeze_backbone:
+            raise UserError(
+                "cache_backbone: true needs freeze_backbone: true: features of a backbone that "
+                "trains are stale after one step"
+            )
+        self.start, self.pretrained, self.scratch = model, pretrained, from_scratch
+        self.export_to = export_to
+        self.freeze_backbone, self.cache_backbone = freeze_backbone, cache_backbone
+        self.loss = ContrastiveLoss()
+        self.encoder: OpenClipEncoder | None = None
+        self.cache: FeatureCache | None = None
+
+    # ---- weights ------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        if self.encoder is not None:
+            return
+        if self.scratch is not None:
+            self.encoder = self._from_scratch(self.scratch)
+        else:
+            assert self.start is not None
+            self.encoder = OpenClipEncoder(self.start, pretrained=self.pretrained)
+        if self.freeze_backbone:
+            tower = self.encoder.image_tower
+            getattr(tower, "trunk", tower).requires_grad_(False)
+
+    def _from_scratch(self, scratch: ClipFromScratch) -> OpenClipEncoder:
+        if self.export_to is None:
+            raise UserError("from_scratch needs export_to: the folder of the new model's files")
+        architecture = {
+            "embed_dim": scratch.embed_dim,
+            "vision_cfg": scratch.vision,
+            "text_cfg": scratch.text,
+        }
+        folder = Path(self.export_to)
+        write_clip_folder(
+            folder,
+            architecture,
+            words=vocabulary_words(scratch.vocabulary),
+            preprocess={"mean": scratch.mean, "std": scratch.std, "interpolation": "bicubic"},
+            text_transformer=scratch.text_transformer,
+        )
+        encoder = OpenClipEncoder(f"local-dir:{folder}", load_weights=False)
+        if scratch.image_weights is not None:
+            _load_trunk(encoder, Path(scratch.image_weights))
+        if scratch.word_vectors:
+            words, vectors = read_word_vectors(Path(scratch.vocabulary))
+            set_word_vectors(encoder.token_embedding, encoder.hf_tokenizer, words, vectors)
+        return encoder
+
+    def frozen_base(self) -> dict[str, str]:
+        return {"clip": self._encoder.name} if self.freeze_backbone else {}
+
+    @property
+    def _encoder(self) -> OpenClipEncoder:
+        assert self.encoder is not None, "configure_model has not run"
+        return self.encoder
+
+    # ---- training -----------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        if self.cache_backbone and self.cache is None:
+            self.cache = self._compute_features()
+
+    def _compute_features(self) -> FeatureCache:
+        """Backbone features of every training image, computed once and for all runs."""
+        records = self.trainer.datamodule.train_dataset()
+        images = [records[SampleKey(0, i)].image for i in range(len(records))]
+        backbone = self._encoder.image_tower.trunk
+        identity = f"{fingerprint(backbone)} {self._encoder.processor.transform}"
+        loader = torch.utils.data.DataLoader(
+            _Pixels(images, self._encoder.processor),
+            batch_size=self.trainer.datamodule.eval_batch_size,
+            num_workers=self.trainer.datamodule.num_workers,
+        )
+
+        def compute() -> Iterator[torch.Tensor]:
+            with torch.inference_mode():
+                for pixels in track(loader, description="features of the frozen backbone"):
+                    yield self._encoder.backbone_features(pixels.to(self.device))
+
+        folder = Path(self.trainer.default_root_dir) / "runs" / "cache"
+        return cached_features(folder, identity, [image.id for image in images], compute)
+
+    def train_collator(self) -> Callable[[Sequence[Pair]], Inputs]:
+        return TrainCollator(self._encoder.processor, self.cache)
+
+    def losses(self, batch: Inputs) -> dict[str, torch.Tensor]:
+        encoder = self._encoder
+        if "features" in batch:
+            images = normalize(encoder.project_features(batch["features"]).float(), dim=-1)
+        else:
+            images = encoder.encode_images(batch["pixels"])
+        texts = encoder.encode_texts(batch["text"])
+        temperature = encoder.model.logit_scale.float().exp().reciprocal().clamp(MIN_TEMPERATURE)
+        # A mean of the two directions, as CLIP has it; the loss class adds them.
+        return {
+            "contrastive": self.loss(images, texts, batch["ids"], temperature=temperature) / 2
+        }
+
+    def on_fit_end(self) -> None:
+        if self.export_to is not None and self.trainer.is_global_zero:
+            export_open_clip(self._encoder, Path(self.export_to))
+
+    # ---- evaluation ---------------------------------------------------------------------
+
+    def image_collator(self) -> Callable[[Sequence[Image]], Inputs]:
+        return PixelCollator(self._encoder.processor)
+
+    def query_collator(self) -> Callable[[Sequence[Query]], Inputs]:
+        return DualQueryCollator(self._encoder.processor)
+
+    def encode_images(self, inputs: Inputs, prompt: str | None = None) -> torch.Tensor:
+        return self._encoder.encode_images(inputs["pixels"])
+
+    def encode_queries(self, inputs: Inputs) -> torch.Tensor:
+        """Text queries by their text; composed ones by the sum of image and text."""
+        texts = self._encoder.encode_texts(inputs["text"])
+        if "pixels" not in inputs:
+            return texts
+        return normalize(texts + self._encoder.encode_images(inputs["pixels"]), dim=-1)
+
+    def encode_baselines(self, inputs: Inputs) -> dict[str, torch.Tensor]:
+        if "pixels" not in inputs:
+            return {}
+        return {
+            "image_only": self._encoder.encode_images(inputs["pixels"]),
+            "text_only": self._encoder.encode_texts(inputs["text"]),
+        }
+
+
+def export_open_clip(encoder: OpenClipEncoder, folder: Path) -> None:
+    """Write the weights beside the configuration that is already in `folder`."""
+    state = {name: t.detach().cpu().contiguous() for name, t in encoder.model.state_dict().items()}
+    # open_clip's own layout has a scalar here; see OpenClipEncoder on why ours has not.
+    state["logit_scale"] = state["logit_scale"].reshape(())
+    unfinished = folder / "unfinished.safetensors"
+    save_file(state, unfinished)
+    unfinished.replace(folder / "open_clip_model.safetensors")
+    log.info("exported to %s", folder)
+
+
+def _load_trunk(encoder: OpenClipEncoder, path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"image_weights {path} is missing; point it to a safetensors file")
+    weights = {name: tensor.float() for name, tensor in load_file(path).items()}
+    trunk = encoder.image_tower.trunk
+    missing, _ = trunk.load_state_dict(weights, strict=False)
+    if missing:
+        raise UserError(f"{path} lacks {len(missing)} weights of the image trunk, {missing[0]} first")
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    images: Sequence[Image]
+    processor: DualProcessor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.processor.transform(self.images[index].load())
+
+
+@dataclass(frozen=True)
+class TrainCollator:
+    """Pairs to a batch, with cached backbone features in the place of pixels where there are."""
+
+    processor: DualProcessor
+    cache: FeatureCache | None
+
+    def __call__(self, records: Sequence[Pair]) -> Inputs:
+        captions = [random.choice(pair.captions) for pair in records]
+        batch: dict[str, Any] = {
+            "ids": image_ids([pair.image for pair in records]),
+            "text": self.processor.tokenize(captions),
+        }
+        if self.cache is not None:
+            batch["features"] = self.cache([pair.image.id for pair in records])
+        else:
+            batch["pixels"] = self.processor.images([pair.image.load() for pair in records])
+        return batch

@@ -1,0 +1,359 @@
+"""CoLLM: a language model composes image and text into one query vector.
+
+Paper: arXiv 2503.19910 (CVPR 2025). An image embedding f(v) becomes one visual token g(f(v)) of
+an LLM; the LLM's last token, projected, is compared with the gallery's f(v), which never passes
+the LLM. Pre-training needs image-caption pairs only: triplets are synthesised from each batch
+(section 3.2, `cirlab.composition`). Fine-tuning uses real triplets.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import nn
+from torch.nn.functional import normalize
+
+from cirlab.composition import modification_texts, nearest_neighbours, random_neighbours, slerp
+from cirlab.distributed import all_gather_object, gather, rank
+from cirlab.encoders.adapters import FourBit, Lora, TowerLora, adapters_disabled, add_lora_to_tower
+from cirlab.encoders.augmentation import rotate
+from cirlab.encoders.collate import DualQueryCollator, PixelCollator
+from cirlab.encoders.dual import DualEncoder, DualProcessor, load_dual_encoder
+from cirlab.encoders.llm import IMAGE_PLACEHOLDER, EmbeddingLLM, LLMProcessor, Pooling
+from cirlab.errors import UserError
+from cirlab.losses import ContrastiveLoss, image_ids
+from cirlab.records import Image, Pair, Query, Triplet
+from lightning_modules.base import RetrievalModule
+from lightning_modules.learner import Inputs, load_learned
+
+INSTRUCTION = "Find the image that matches the query."
+
+
+@dataclass
+class Synthesis:
+    """How triplets are made from pairs (section 3.2); the switches are the ablations of Table 6.
+
+    Attributes:
+        image: the reference is a Slerp of the target's image and its neighbour's; false takes the
+            target's own image.
+        text: the modification text may speak of both captions; false takes the target's.
+        slerp_weight: 0 is the target's image, 1 the neighbour's; 0.5 in the paper.
+        template_probability: how often a template over both captions is used; else the
+            target's caption alone.
+        neighbour: the most similar image of the batch, or any other (ablation).
+        scope: search the neighbour among this process's images or the global batch's. The paper
+            does not say; local costs no communication and depends on the per-process batch.
+        rotation: degrees; the reference is seen through a random rotation of up to this. The
+            paper names an augmentation and draws a rotated image, but lists no parameters.
+    """
+
+    image: bool = True
+    text: bool = True
+    slerp_weight: float = 0.5
+    template_probability: float = 0.75
+    neighbour: Literal["nearest", "random"] = "nearest"
+    scope: Literal["local", "global"] = "local"
+    rotation: float = 10.0
+
+
+@dataclass
+class LLMSettings:
+    """The LLM and how it is adapted.
+
+    Attributes:
+        name: hub name, local folder or `zoo:name`.
+        lora: adapters; null trains every weight unless `frozen`.
+        four_bit: 4-bit base weights; needs `lora` or `frozen`.
+        frozen: train nothing of it.
+        dtype: of the base weights.
+        attention: "sdpa", "flash_attention_2" or "eager".
+        pooling: the paper does not say; its LLM is trained to be read at the last token.
+        max_length: longest query in tokens.
+    """
+
+    name: str
+    lora: Lora | None = None
+    four_bit: FourBit | None = None
+    frozen: bool = False
+    dtype: str = "float32"
+    attention: str = "sdpa"
+    pooling: Pooling = "last"
+    max_length: int = 256
+
+
+@dataclass(frozen=True)
+class QueryTemplate:
+    """The LLM's input (supplement, 7.2); a missing modality is left out with its label."""
+
+    instruction: str = INSTRUCTION
+
+    def __call__(self, *, image: bool, text: str | None) -> str:
+        parts = [f"Instruct: {self.instruction}\nQuery:"]
+        if image:
+            parts.append(f"Image: {IMAGE_PLACEHOLDER}")
+        if text is not None:
+            parts.append(f"Text: {text}")
+        return " ".join(parts)
+
+
+class CoLLM(RetrievalModule):
+    """CoLLM, trained on pairs (`records: pairs`) or on triplets (`records: triplets`).
+
+    Args:
+        clip: the dual encoder whose image tower embeds reference and gallery: an open_clip name,
+            `local-dir:folder`, `blip:name` or `zoo:name`.
+        llm: the language model.
+        optimizer: builds the optimiser from the trainable parameters.
+        scheduler: builds the learning-rate schedule, stepped every optimiser step.
+        clip_pretrained: open_clip's tag of the weights, with its built-in names.
+        tower_lora: adapters of the image tower; null freezes it. The paper adapts CLIP's towers
+            in pre-training and freezes BLIP-L's, as well as every tower in fine-tuning.
+        loss: the contrastive loss; the default is HN-NCE with the constants of the
+            implementation that the paper says it follows (temperature 0.07, alpha 1, beta 0.5).
+        synthesis: how triplets are made from pairs.
+        image_query: train the query by image alone, c_v (pairs only).
+        text_query: train the query by caption alone, c_w (pairs only).
+        reference_negatives: also tell the target from the reference images of the batch
+            (triplets only). Not in the paper: the reference is removed or tolerated in its
+            benchmarks, but its look-alikes are not.
+        init_from: checkpoint of a CoLLM to start from; its architecture must be this one.
+        instruction: the sentence before the query.
+    """
+
+    train_record = (Pair, Triplet)
+    query_kinds = frozenset({"composed", "text"})
+
+    def __init__(
+        self,
+        clip: str,
+        llm: LLMSettings,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        scheduler: LRSchedulerCallable | None = None,
+        clip_pretrained: str | None = None,
+        tower_lora: TowerLora | None = None,
+        loss: ContrastiveLoss | None = None,
+        synthesis: Synthesis | None = None,
+        image_query: bool = True,
+        text_query: bool = True,
+        reference_negatives: bool = True,
+        init_from: str | None = None,
+        instruction: str = INSTRUCTION,
+    ) -> None:
+        super().__init__(optimizer, scheduler)
+        self.save_hyperparameters(ignore=["optimizer", "scheduler", "loss"])
+        self.clip_name, self.clip_pretrained = clip, clip_pretrained
+        self.llm_settings = llm
+        self.tower_lora = tower_lora
+        self.loss = loss or ContrastiveLoss(temperature=0.07, alpha=1.0, beta=0.5)
+        self.synthesis = synthesis or Synthesis()
+        self.image_query, self.text_query = image_query, text_query
+        self.reference_negatives = reference_negatives
+        self.init_from = init_from
+        self.template = QueryTemplate(instruction)
+        self.clip: DualEncoder | None = None
+
+    # ---- weights ------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        if self.clip is not None:
+            return
+        settings = self.llm_settings
+        clip = load_dual_encoder(self.clip_name, self.clip_pretrained).requires_grad_(False)
+        self.llm = EmbeddingLLM(
+            settings.name,
+            lora=settings.lora,
+            four_bit=settings.four_bit,
+            frozen=settings.frozen,
+            dtype=settings.dtype,
+            attention=settings.attention,
+            pooling=settings.pooling,
+            max_length=settings.max_length,
+            device=self.device,
+        )
+        if self.tower_lora is not None:
+            add_lora_to_tower(clip.image_tower, self.tower_lora)
+        width = self.llm.width
+        # Two layers with GELU, LLaVA's connector, whose code the paper trains with.
+        self.adapter = nn.Sequential(
+            nn.Linear(clip.dim, width), nn.GELU(), nn.Linear(width, width)
+        )
+        self.projection = nn.Linear(width, clip.dim)
+        self.clip = clip
+        if self.init_from is not None:
+            self._start_from(Path(self.init_from))
+
+    def _start_from(self, path: Path) -> None:
+        """Copy what another CoLLM has learned (pre-training before fine-tuning)."""
+        if not path.is_file():
+            raise UserError(f"init_from {path} is missing; train it first or name another one")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        self.check_learned(checkpoint, source=f"init_from {path}")
+        load_learned(self, checkpoint["state_dict"])
+
+    def frozen_base(self) -> dict[str, str]:
+        return {"clip": self._clip.name, "llm": self.llm.name}
+
+    # ---- training -----------------------------------------------------------------------
+
+    def train_collator(self) -> Callable[[Sequence[Any]], Inputs]:
+        return TrainCollator(self._clip.processor, self.llm.processor, self.template)
+
+    def losses(self, batch: Inputs) -> dict[str, torch.Tensor]:
+        if "reference" in batch:
+            return self._triplet_losses(batch)
+        return self._pair_losses(batch)
+
+    def _triplet_losses(self, batch: Inputs) -> dict[str, torch.Tensor]:
+        reference = self._image_features(batch["reference"])
+        targets = self._image_features(batch["pixels"])
+        composed = self._compose(batch["query"], reference)
+        negatives = reference if self.reference_negatives else None
+        return {
+            "composed": self.loss(
+                composed, targets, batch["ids"], negatives, batch["reference_ids"]
+            )
+        }
+
+    def _pair_losses(self, batch: Inputs) -> dict[str, torch.Tensor]:
+        """Three queries per pair (section 3.3, equation 5), each with a third of the weight."""
+        targets, ids = self._image_features(batch["pixels"]), batch["ids"]
+        reference, texts = self._synthesise(batch, targets)
+        tokens = self.llm.processor([self.template(image=True, text=text) for text in texts])
+        tokens = {key: value.to(self.device) for key, value in tokens.items()}
+        queries = {"composed": self._compose(tokens, reference)}
+        if self.image_query:
+            queries["image"] = self._compose(batch["image_query"], reference)
+        if self.text_query:
+            queries["text"] = self._compose(batch["text_query"], None)
+        return {
+            name: self.loss(query, targets, ids) / len(queries) for name, query in queries.items()
+        }
+
+    def _synthesise(
+        self, batch: Inputs, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, list[str]]:
+        """Reference embeddings (B, D) and modification texts of this batch's triplets."""
+        how, captions = self.synthesis, list(batch["captions"])
+        own = targets.detach()
+        if how.rotation:
+            own = self._image_features(rotate(batch["pixels"], how.rotation))
+        if not (how.image or how.text):
+            return own, captions
+        pool, pool_captions, offset = own.detach(), captions, 0
+        if how.scope == "global":
+            pool, offset = gather(pool), rank() * len(own)
+            pool_captions = [text for part in all_gather_object(captions) for text in part]
+        if how.neighbour == "nearest":
+            neighbour = nearest_neighbours(own.detach(), pool, offset)
+        else:
+            neighbour = random_neighbours(len(own), len(pool), offset).to(own.device)
+        reference = slerp(own, pool[neighbour], how.slerp_weight) if how.image else own
+        if not how.text:
+            return reference, captions
+        others = [pool_captions[j] for j in neighbour.tolist()]
+        return reference, modification_texts(captions, others, how.template_probability)
+
+    def _image_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """f(v), unit vectors (B, D) from pixels (B, 3, H, W)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.tower_lora is not None):
+            return self._clip.encode_images(pixels)
+
+    def _compose(
+        self, tokens: Inputs, reference: torch.Tensor | None
+    ) -> torch.Tensor:
+        """c = p(Phi(...)), unit vectors (B, D)."""
+        visual = None if reference is None else self.adapter(reference)
+        hidden = self.llm(tokens["input_ids"], tokens["attention_mask"], visual)
+        return normalize(self.projection(hidden.to(self.projection.weight.dtype)).float(), dim=-1)
+
+    @property
+    def _clip(self) -> DualEncoder:
+        assert self.clip is not None, "configure_model has not run"
+        return self.clip
+
+    # ---- evaluation ---------------------------------------------------------------------
+
+    def image_collator(self) -> Callable[[Sequence[Image]], Inputs]:
+        return PixelCollator(self._clip.processor)
+
+    def query_collator(self) -> Callable[[Sequence[Query]], Inputs]:
+        return QueryCollator(self._clip.processor, self.llm.processor, self.template)
+
+    def encode_images(self, inputs: Inputs, prompt: str | None = None) -> torch.Tensor:
+        return self._image_features(inputs["pixels"])
+
+    def encode_queries(self, inputs: Inputs) -> torch.Tensor:
+        pixels = inputs.get("pixels")
+        reference = None if pixels is None else self._image_features(pixels)
+        return self._compose(inputs["query"], reference)
+
+    def encode_baselines(self, inputs: Inputs) -> dict[str, torch.Tensor]:
+        if "pixels" not in inputs:
+            return {}
+        with adapters_disabled(self._clip):
+            return {
+                "image_only": self._clip.encode_images(inputs["pixels"]),
+                "text_only": self._clip.encode_texts(inputs["text"]),
+            }
+
+    def encode_baseline_gallery(self, inputs: Inputs) -> torch.Tensor | None:
+        if self.tower_lora is None:
+            return None
+        with adapters_disabled(self._clip):
+            return self._clip.encode_images(inputs["pixels"])
+
+
+@dataclass(frozen=True)
+class TrainCollator:
+    """Pairs or triplets to a batch."""
+
+    images: DualProcessor
+    words: LLMProcessor
+    template: QueryTemplate
+
+    def __call__(self, records: Sequence[Pair] | Sequence[Triplet]) -> Inputs:
+        if isinstance(records[0], Triplet):
+            return self._triplets([record for record in records if isinstance(record, Triplet)])
+        return self._pairs([record for record in records if isinstance(record, Pair)])
+
+    def _pairs(self, pairs: list[Pair]) -> Inputs:
+        captions = [random.choice(pair.captions) for pair in pairs]
+        return {
+            "pixels": self.images.images([pair.image.load() for pair in pairs]),
+            "ids": image_ids([pair.image for pair in pairs]),
+            "captions": captions,
+            "image_query": self.words([self.template(image=True, text=None)] * len(pairs)),
+            "text_query": self.words([self.template(image=False, text=c) for c in captions]),
+        }
+
+    def _triplets(self, triplets: list[Triplet]) -> Inputs:
+        texts = [", ".join(triplet.texts) for triplet in triplets]
+        return {
+            "reference": self.images.images([t.reference.load() for t in triplets]),
+            "reference_ids": image_ids([t.reference for t in triplets]),
+            "pixels": self.images.images([t.target.load() for t in triplets]),
+            "ids": image_ids([t.target for t in triplets]),
+            "query": self.words([self.template(image=True, text=text) for text in texts]),
+        }
+
+
+@dataclass(frozen=True)
+class QueryCollator:
+    """Queries to what the LLM reads and, with a reference image, what the baselines read."""
+
+    images: DualProcessor
+    words: LLMProcessor
+    template: QueryTemplate
+
+    def __call__(self, records: Sequence[Query]) -> Inputs:
+        inputs = DualQueryCollator(self.images)(records)
+        texts = [
+            self.template(image="pixels" in inputs, text=query.text or None) for query in records
+        ]
+        return inputs | {"query": self.words(texts)}

@@ -1,0 +1,114 @@
+"""A small embedding LLM from scratch: next words, and texts that mean the same.
+
+Real methods here start from embedding LLMs (E5-Mistral, arXiv 2401.00368; SFR-Embedding-2):
+language models that were then trained contrastively on text pairs, an instruction before the
+query, read out at the last token. This module makes the zoo's tiny one by the same two
+objectives at once. It sees no image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch.nn.functional import cross_entropy, normalize
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from cirlab.encoders.llm import LLMProcessor, pool
+from cirlab.encoders.scratch import read_word_vectors, set_word_vectors, write_llm_folder
+from cirlab.encoders.vocabulary import WORLD, vocabulary_words
+from cirlab.losses import ContrastiveLoss
+from cirlab.records import TextPair
+from lightning_modules.collm import QueryTemplate
+from lightning_modules.learner import Inputs, Learner
+
+
+class EmbeddingLanguageModel(Learner):
+    """Trains a transformers causal LM on `TextPair` records.
+
+    Args:
+        config: transformers configuration, `model_type` included; vocabulary size and special
+            tokens are filled in.
+        export_to: folder that receives the model, in transformers' layout.
+        vocabulary: "world", or a folder of word vectors whose words are taken and whose vectors
+            start the embedding matrix.
+        temperature: of the contrastive loss (unitless).
+        max_length: longest text in tokens.
+        optimizer: builds the optimiser from the trainable parameters.
+        scheduler: builds the learning-rate schedule, stepped every optimiser step.
+    """
+
+    train_record = TextPair
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        export_to: str,
+        vocabulary: str = WORLD,
+        temperature: float = 0.05,
+        max_length: int = 128,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__(optimizer, scheduler)
+        self.save_hyperparameters(ignore=["optimizer", "scheduler", "export_to"])
+        self.config, self.export_to, self.vocabulary = config, Path(export_to), vocabulary
+        self.max_length = max_length
+        self.contrastive = ContrastiveLoss(temperature=temperature)
+        self.model: torch.nn.Module | None = None
+
+    def configure_model(self) -> None:
+        if self.model is not None:
+            return
+        write_llm_folder(self.export_to, self.config, vocabulary_words(self.vocabulary))
+        self.tokenizer = AutoTokenizer.from_pretrained(self.export_to)
+        self.model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(self.export_to))
+        if self.vocabulary != WORLD:
+            words, vectors = read_word_vectors(Path(self.vocabulary))
+            set_word_vectors(self.model.get_input_embeddings(), self.tokenizer, words, vectors)
+
+    def train_collator(self) -> Callable[[Sequence[TextPair]], Inputs]:
+        return TextPairCollator(LLMProcessor(self.tokenizer, self.max_length), QueryTemplate())
+
+    def losses(self, batch: Inputs) -> dict[str, torch.Tensor]:
+        query, query_words = self._read(batch["query"])
+        target, target_words = self._read(batch["target"])
+        rows = torch.arange(len(query), device=query.device)
+        return {
+            "contrastive": self.contrastive(query, target, rows),
+            "next_word": (query_words + target_words) / 2,
+        }
+
+    def _read(self, tokens: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings (B, H), unit length, and the loss of the next word, nats a token."""
+        assert self.model is not None
+        ids, mask = tokens["input_ids"], tokens["attention_mask"]
+        out = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+        embeddings = pool(out.hidden_states[-1], mask, "last")
+        following = ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
+        words = cross_entropy(out.logits[:, :-1].flatten(0, 1).float(), following.flatten())
+        return normalize(embeddings.float(), dim=-1), words
+
+    def on_fit_end(self) -> None:
+        if self.trainer.is_global_zero:
+            assert self.model is not None
+            self.model.save_pretrained(self.export_to)
+
+
+@dataclass(frozen=True)
+class TextPairCollator:
+    """Text pairs to token ids; the query carries the instruction, the target does not."""
+
+    words: LLMProcessor
+    template: QueryTemplate
+
+    def __call__(self, records: Sequence[TextPair]) -> Inputs:
+        queries = [self.template(image=False, text=pair.query) for pair in records]
+        return {
+            "query": self.words(queries),
+            "target": self.words([pair.target for pair in records]),
+        }

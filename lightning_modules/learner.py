@@ -1,0 +1,138 @@
+"""What everything that trains shares: named losses, optimisers, checkpoints of what is learned."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import nn
+
+from cirlab.benchmarks.base import QueryKind
+from cirlab.errors import UserError
+
+#: A loader batch of one method: tensors (possibly nested) that Lightning moves to the device.
+Inputs = Mapping[str, Any]
+
+#: Key of a checkpoint under which the names of the frozen weights lie.
+FROZEN_BASE = "frozen_base"
+
+
+class Learner(L.LightningModule):
+    """A module that learns from records.
+
+    Subclasses build their weights in `configure_model`, idempotently: it runs for fit and again
+    for validate.
+
+    Args:
+        optimizer: builds the optimiser from the trainable parameters.
+        scheduler: builds the learning-rate schedule, stepped every optimiser step; None keeps
+            the rate constant.
+    """
+
+    #: Record types a training sample may have (Pair, Triplet, TextPair); none: training-free.
+    train_record: ClassVar[type | tuple[type, ...]] = ()
+    #: Kinds of benchmark queries it answers; none: it is not evaluated by retrieval.
+    query_kinds: ClassVar[frozenset[QueryKind]] = frozenset()
+
+    def __init__(
+        self, optimizer: OptimizerCallable, scheduler: LRSchedulerCallable | None
+    ) -> None:
+        super().__init__()
+        self.optimizer_factory = optimizer
+        self.scheduler_factory = scheduler
+        # Checkpoints hold only what is learned; `on_load_checkpoint` checks that all of it is
+        # there.
+        self.strict_loading = False
+
+    @abstractmethod
+    def train_collator(self) -> Callable[[Sequence[Any]], Inputs]:
+        """A picklable function from training records to a batch, run in loader workers."""
+
+    @abstractmethod
+    def losses(self, batch: Inputs) -> dict[str, torch.Tensor]:
+        """Named scalar losses of one batch; their sum is minimised."""
+
+    def frozen_base(self) -> dict[str, str]:
+        """Names of the pretrained weights that checkpoints do not hold, by role."""
+        return {}
+
+    # ---- Lightning ----------------------------------------------------------------------
+
+    def training_step(self, batch: Inputs, batch_idx: int) -> torch.Tensor:
+        terms = self.losses(batch)
+        total = torch.stack(list(terms.values())).sum()
+        self.log_dict({f"train/{name}": value for name, value in terms.items()})
+        self.log("train/loss", total, prog_bar=True)
+        return total
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        trainable = [p for p in self.parameters() if p.requires_grad]
+        if not trainable:
+            raise UserError(f"{type(self).__name__} has nothing to train: every weight is frozen")
+        optimizer = self.optimizer_factory(trainable)
+        if self.scheduler_factory is None:
+            return optimizer
+        scheduler = self.scheduler_factory(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # ---- checkpoints --------------------------------------------------------------------
+
+    def learned_names(self) -> set[str]:
+        """State-dict names of what is learned: trainable parameters, and the buffers of the
+        modules that own one (running statistics)."""
+        names: set[str] = set()
+        for prefix, module in self.named_modules():
+            own = dict(module.named_parameters(recurse=False))
+            if any(p.requires_grad for p in own.values()):
+                dot = f"{prefix}." if prefix else ""
+                names |= {dot + name for name, p in own.items() if p.requires_grad}
+                names |= {dot + name for name, _ in module.named_buffers(recurse=False)}
+        return names
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        learned = self.learned_names()
+        checkpoint["state_dict"] = {
+            name: value for name, value in checkpoint["state_dict"].items() if name in learned
+        }
+        checkpoint[FROZEN_BASE] = self.frozen_base()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.check_learned(checkpoint, source="the checkpoint")
+
+    def check_learned(self, checkpoint: dict[str, Any], source: str) -> None:
+        """Refuse a checkpoint that does not hold all that this module learns.
+
+        Raises:
+            UserError: another frozen base, or missing, unknown or differently shaped weights.
+        """
+        base, theirs = self.frozen_base(), checkpoint.get(FROZEN_BASE, {})
+        for role, name in base.items():
+            if role in theirs and theirs[role] != name:
+                raise UserError(
+                    f"{source} was trained on {role} {theirs[role]!r}, but the configuration names "
+                    f"{name!r}; use the {role} that it was trained on"
+                )
+        state: dict[str, torch.Tensor] = checkpoint["state_dict"]
+        own = self.state_dict()
+        learned = {name for name in self.learned_names() if name in own}
+        wrong = sorted(
+            {name for name in learned if name not in state}
+            | {name for name, value in state.items() if name not in own}
+            | {n for n, value in state.items() if n in own and value.shape != own[n].shape}
+        )
+        if wrong:
+            raise UserError(
+                f"{source} is of another architecture: {len(wrong)} weights do not fit "
+                f"{type(self).__name__} as configured, {wrong[0]!r} first; use the configuration "
+                "that it was trained with"
+            )
+
+
+def load_learned(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Copy learned weights into a module that holds more than them."""
+    module.load_state_dict(dict(state), strict=False)
