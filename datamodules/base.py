@@ -110,9 +110,11 @@ class RetrievalData(L.LightningDataModule):
             series=self.series,
             rank=rank,
             replicas=replicas,
+            limit=self.trainer.limit_train_batches if self.trainer else None,
         )
-        # Lightning makes the first iterator before it tells the sampler a resumed epoch.
-        sampler.set_epoch(self.trainer.current_epoch if self.trainer else 0)
+        if self.trainer:
+            # Lightning makes the first iterator before it tells the sampler a resumed epoch.
+            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
         return StatefulDataLoader(
             TrainSamples(records, on_error=self.on_error),
             batch_size=self.batch_size,

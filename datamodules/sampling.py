@@ -37,6 +37,8 @@ class TrainSampler(Sampler[SampleKey]):
             `length % series` last samples are never drawn.
         rank: this process among the data-parallel ones.
         replicas: number of data-parallel processes.
+        limit: batches after which the trainer ends an epoch (`limit_train_batches`), by which
+            a checkpoint of an epoch's end is told from one of its middle; None: all.
 
     Raises:
         UserError: no full batch can be drawn, or batches would tear series apart.
@@ -51,6 +53,7 @@ class TrainSampler(Sampler[SampleKey]):
         series: int = 1,
         rank: int = 0,
         replicas: int = 1,
+        limit: int | float | None = None,
     ) -> None:
         if batch_size < 1 or series < 1 or batch_size % series:
             raise UserError(
@@ -65,6 +68,7 @@ class TrainSampler(Sampler[SampleKey]):
                 f"the training set holds {length} samples, less than one batch of {batch_size} "
                 f"on each of {replicas} process(es); lower data.init_args.batch_size"
             )
+        self.drawn = self.batches if limit is None else _limited(self.batches, limit)
         self.length = length
         self.batch_size = batch_size
         self.seed = seed
@@ -126,8 +130,8 @@ class _Keys(Iterator[SampleKey]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the samples that were drawn.
 
-        A state of another epoch than the sampler's was saved at an epoch's end: there is
-        nothing left of it, and this epoch starts from its beginning.
+        After the last batch of an epoch the next epoch begins: a checkpoint that was saved
+        with that batch is resumed by Lightning in the next epoch, on this same iterator.
 
         Raises:
             UserError: the data or the processes are not those of the checkpoint.
@@ -139,8 +143,15 @@ class _Keys(Iterator[SampleKey]):
                     f"the checkpoint was written with {_MEANING[name]} {value}, this run has "
                     f"{now[name]}; resume with the same data and devices, or start a new run"
                 )
-        if state["epoch"] == self._epoch:
-            self._yielded = state["yielded"]
+        over = state["yielded"] >= self._sampler.drawn * self._sampler.batch_size
+        self._epoch = state["epoch"] + over
+        self._order = self._sampler.order(self._epoch)
+        self._yielded = 0 if over else state["yielded"]
+
+
+def _limited(batches: int, limit: int | float) -> int:
+    """What Lightning makes of `limit_train_batches`: a count, or a fraction of all."""
+    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
 
 
 _MEANING = {
