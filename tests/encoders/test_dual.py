@@ -1,0 +1,169 @@
+"""Dual encoders through the calls that load real weights: open_clip, timm towers, BLIP."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import open_clip
+import PIL.Image
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from cirlab.encoders.adapters import TowerLora, adapters_disabled, add_lora_to_tower
+from cirlab.encoders.dual import OpenClipEncoder, fingerprint, load_dual_encoder
+from cirlab.encoders.scratch import write_clip_folder, word_tokenizer
+from cirlab.errors import UserError
+
+WORDS = ["a", "red", "circle", "blue", "square"]
+
+
+def write_tiny_clip(folder: Path, seed: int = 0) -> Path:
+    architecture = {
+        "embed_dim": 16,
+        "vision_cfg": {
+            "image_size": 32, "patch_size": 16, "width": 32, "layers": 2, "head_width": 16
+        },
+        "text_cfg": {"context_length": 12, "width": 32, "heads": 2, "layers": 1},
+    }
+    write_clip_folder(folder, architecture, WORDS, {"mean": [0.5] * 3, "std": [0.5] * 3})
+    torch.manual_seed(seed)
+    model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> OpenClipEncoder:
+    folder = write_tiny_clip(tmp_path_factory.mktemp("clip"))
+    encoder = load_dual_encoder(f"local-dir:{folder}")
+    assert isinstance(encoder, OpenClipEncoder)
+    return encoder
+
+
+def photo(colour: str) -> PIL.Image.Image:
+    return PIL.Image.new("RGB", (48, 40), colour)
+
+
+def test_vectors_are_unit_and_distinct(clip: OpenClipEncoder) -> None:
+    images = clip.encode_images(clip.processor.images([photo("red"), photo("blue")]))
+    texts = clip.encode_texts(clip.processor.tokenize(["a red circle", "a blue square"]))
+    for vectors in (images, texts):
+        assert vectors.shape == (2, clip.dim) == (2, 16)
+        torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(2))
+        assert not torch.allclose(vectors[0], vectors[1], atol=1e-4)
+
+
+def test_the_text_is_read_at_its_end_token(clip: OpenClipEncoder) -> None:
+    """A word after the end would change nothing; the last word before it does."""
+    tokens = clip.processor.tokenize(["a red circle", "a red square"])["input_ids"]
+    end = clip.tokenizer.tokenizer.eos_token_id
+    assert (tokens == end).sum(dim=1).tolist() == [1, 1]
+    assert end == tokens.max().item()
+    vectors = clip.encode_texts({"input_ids": tokens})
+    assert not torch.allclose(vectors[0], vectors[1], atol=1e-4)
+
+
+def test_the_processor_travels_to_loader_workers(clip: OpenClipEncoder) -> None:
+    copy = pickle.loads(pickle.dumps(clip.processor))
+    torch.testing.assert_close(copy.images([photo("red")]), clip.processor.images([photo("red")]))
+
+
+def test_the_temperature_has_a_dimension(clip: OpenClipEncoder) -> None:
+    assert clip.model.logit_scale.shape == (1,)
+
+
+def test_tower_lora_can_be_switched_off_for_the_baselines(tmp_path: Path) -> None:
+    encoder = load_dual_encoder(f"local-dir:{write_tiny_clip(tmp_path)}").eval()
+    pixels = encoder.processor.images([photo("red")])
+    before = encoder.encode_images(pixels)
+    add_lora_to_tower(encoder.image_tower, TowerLora(rank=2, alpha=2, dropout=0.0))
+    adapters = [p for n, p in encoder.image_tower.named_parameters() if "lora_B" in n]
+    assert adapters
+    with torch.no_grad():
+        for parameter in adapters:
+            parameter.normal_()
+    assert not torch.allclose(encoder.encode_images(pixels), before, atol=1e-4)
+    with adapters_disabled(encoder):
+        torch.testing.assert_close(encoder.encode_images(pixels), before)
+    assert all(p.requires_grad for p in adapters)
+    assert not torch.allclose(encoder.encode_images(pixels), before, atol=1e-4)
+
+
+def test_fingerprint_tells_weights_apart(tmp_path: Path) -> None:
+    first = load_dual_encoder(f"local-dir:{write_tiny_clip(tmp_path / 'a', seed=0)}")
+    same = load_dual_encoder(f"local-dir:{write_tiny_clip(tmp_path / 'b', seed=0)}")
+    other = load_dual_encoder(f"local-dir:{write_tiny_clip(tmp_path / 'c', seed=1)}")
+    assert fingerprint(first) == fingerprint(same) != fingerprint(other)
+
+
+def test_a_timm_tower_splits_into_backbone_and_projection(tmp_path: Path) -> None:
+    architecture = {
+        "embed_dim": 16,
+        "vision_cfg": {
+            "image_size": 64, "timm_model_name": "mobilenetv2_100_same", "timm_proj": "linear"
+        },
+        "text_cfg": {"context_length": 12, "width": 32, "heads": 2, "layers": 1},
+    }
+    write_clip_folder(tmp_path, architecture, WORDS, {"mean": [0.5] * 3, "std": [0.5] * 3})
+    encoder = OpenClipEncoder(f"local-dir:{tmp_path}", load_weights=False).eval()
+    pixels = encoder.processor.images([photo("red"), photo("blue")])
+    features = encoder.backbone_features(pixels)
+    assert features.shape == (2, 1280)
+    torch.testing.assert_close(
+        encoder.project_features(features), encoder.image_embeddings(pixels)
+    )
+
+
+def test_blip_loads_from_a_transformers_folder(tmp_path: Path) -> None:
+    from transformers import (
+        BlipConfig, BlipForImageTextRetrieval, BlipImageProcessor, BlipProcessor
+    )
+
+    tower = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2,
+             "num_attention_heads": 2}
+    tokenizer = word_tokenizer(WORDS, max_length=32)
+    config = BlipConfig(
+        text_config=tower | {"vocab_size": len(tokenizer), "encoder_hidden_size": 32,
+                             "max_position_embeddings": 40},
+        vision_config=tower | {"image_size": 32, "patch_size": 16},
+        image_text_hidden_size=16,
+    )
+    torch.manual_seed(0)
+    BlipForImageTextRetrieval(config).save_pretrained(tmp_path)
+    size = {"height": 32, "width": 32}
+    BlipProcessor(BlipImageProcessor(size=size), tokenizer).save_pretrained(tmp_path)
+    encoder = load_dual_encoder(f"blip:{tmp_path}").eval()
+    pixels = encoder.processor.images([photo("red"), photo("blue")])
+    texts = ["a red circle", "a blue"]
+    images, captions = encoder.encode_images(pixels), encoder.encode_texts(
+        encoder.processor.tokenize(texts)
+    )
+    assert images.shape == captions.shape == (2, 16)
+    # transformers' own contrastive path is the oracle.
+    reference = BlipForImageTextRetrieval.from_pretrained(tmp_path).eval()
+    tokens = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        scores = reference(
+            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"],
+            pixel_values=pixels, use_itm_head=False,
+        )[0]
+    torch.testing.assert_close(images @ captions.T, scores, atol=1e-5, rtol=1e-4)
+
+
+def test_folders_that_hold_no_model_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no open_clip_config.json"):
+        load_dual_encoder(f"local-dir:{tmp_path}")
+    (tmp_path / "open_clip_config.json").write_text("{")
+    with pytest.raises(UserError, match="is not JSON"):
+        load_dual_encoder(f"local-dir:{tmp_path}")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {}}))
+    with pytest.raises(UserError, match="holds no weights"):
+        load_dual_encoder(f"local-dir:{tmp_path}")
+
+
+def test_weights_that_are_nowhere_are_named_with_the_way_out() -> None:
+    with pytest.raises(UserError, match=r"'ViT-Q-99' \(clip\) are neither in a local folder"):
+        load_dual_encoder("ViT-Q-99")
