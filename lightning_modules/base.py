@@ -49,8 +49,11 @@ class RetrievalModule(Learner):
         return {}
 
     def encode_baseline_gallery(self, inputs: Inputs) -> torch.Tensor | None:
-        """Gallery vectors (B, D) for the baselines, where `encode_images` has left the space
-        of the pretrained encoder (a tuned vision tower); None: the gallery serves both."""
+        """Gallery vectors for the baselines, (B, D), where they need their own.
+
+        They do where `encode_images` has left the space of the pretrained encoder (a tuned
+        vision tower); None: the gallery serves both.
+        """
         return None
 
     def validation_step(

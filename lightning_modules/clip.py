@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
+from torch.utils.data import DataLoader, Dataset
 
 from cirlab.encoders.collate import DualQueryCollator, PixelCollator
 from cirlab.encoders.dual import DualProcessor, OpenClipEncoder, fingerprint
@@ -29,7 +30,7 @@ from cirlab.feature_cache import FeatureCache, cached_features
 from cirlab.losses import ContrastiveLoss, image_ids
 from cirlab.records import Image, Pair, Query, SampleKey
 from lightning_modules.base import RetrievalModule
-from lightning_modules.learner import Inputs
+from lightning_modules.learner import Inputs, Schedule
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class CLIP(RetrievalModule):
         cache_backbone: with a frozen backbone, run it once over the training images and keep its
             features in memory-mapped files, instead of once an epoch.
         optimizer: builds the optimiser from the trainable parameters.
-        scheduler: builds the learning-rate schedule, stepped every optimiser step.
+        schedule: how the learning rate moves; null keeps it constant.
     """
 
     train_record = Pair
@@ -95,10 +96,10 @@ class CLIP(RetrievalModule):
         freeze_backbone: bool = False,
         cache_backbone: bool = False,
         optimizer: OptimizerCallable = torch.optim.AdamW,
-        scheduler: LRSchedulerCallable | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
-        super().__init__(optimizer, scheduler)
-        self.save_hyperparameters(ignore=["optimizer", "scheduler", "export_to"])
+        super().__init__(optimizer, schedule)
+        self.save_hyperparameters(ignore=["optimizer", "schedule", "export_to"])
         if (model is None) == (from_scratch is None):
             raise UserError("CLIP takes either model or from_scratch: set exactly one of the two")
         if cache_backbone and not freeze_backbone:
@@ -124,8 +125,7 @@ class CLIP(RetrievalModule):
             assert self.start is not None
             self.encoder = OpenClipEncoder(self.start, pretrained=self.pretrained)
         if self.freeze_backbone:
-            tower = self.encoder.image_tower
-            getattr(tower, "trunk", tower).requires_grad_(False)
+            self.encoder.image_backbone.requires_grad_(False)
 
     def _from_scratch(self, scratch: ClipFromScratch) -> OpenClipEncoder:
         if self.export_to is None:
@@ -148,7 +148,8 @@ class CLIP(RetrievalModule):
             _load_trunk(encoder, Path(scratch.image_weights))
         if scratch.word_vectors:
             words, vectors = read_word_vectors(Path(scratch.vocabulary))
-            set_word_vectors(encoder.token_embedding, encoder.hf_tokenizer, words, vectors)
+            tokenizer = encoder.tokenizer.tokenizer
+            set_word_vectors(encoder.token_embedding, tokenizer, words, vectors)
         return encoder
 
     def frozen_base(self) -> dict[str, str]:
@@ -167,14 +168,16 @@ class CLIP(RetrievalModule):
 
     def _compute_features(self) -> FeatureCache:
         """Backbone features of every training image, computed once and for all runs."""
-        records = self.trainer.datamodule.train_dataset()
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        records = data.train_dataset()
         images = [records[SampleKey(0, i)].image for i in range(len(records))]
-        backbone = self._encoder.image_tower.trunk
-        identity = f"{fingerprint(backbone)} {self._encoder.processor.transform}"
-        loader = torch.utils.data.DataLoader(
+        identity = (
+            f"{fingerprint(self._encoder.image_backbone)} {self._encoder.processor.transform}"
+        )
+        loader: DataLoader[torch.Tensor] = DataLoader(
             _Pixels(images, self._encoder.processor),
-            batch_size=self.trainer.datamodule.eval_batch_size,
-            num_workers=self.trainer.datamodule.num_workers,
+            batch_size=data.eval_batch_size,
+            num_workers=data.num_workers,
         )
 
         def compute() -> Iterator[torch.Tensor]:
@@ -197,9 +200,7 @@ class CLIP(RetrievalModule):
         texts = encoder.encode_texts(batch["text"])
         temperature = encoder.model.logit_scale.float().exp().reciprocal().clamp(MIN_TEMPERATURE)
         # A mean of the two directions, as CLIP has it; the loss class adds them.
-        return {
-            "contrastive": self.loss(images, texts, batch["ids"], temperature=temperature) / 2
-        }
+        return {"contrastive": self.loss(images, texts, batch["ids"], temperature=temperature) / 2}
 
     def on_fit_end(self) -> None:
         if self.export_to is not None and self.trainer.is_global_zero:
@@ -247,14 +248,15 @@ def _load_trunk(encoder: OpenClipEncoder, path: Path) -> None:
     if not path.is_file():
         raise UserError(f"image_weights {path} is missing; point it to a safetensors file")
     weights = {name: tensor.float() for name, tensor in load_file(path).items()}
-    trunk = encoder.image_tower.trunk
-    missing, _ = trunk.load_state_dict(weights, strict=False)
+    missing, _ = encoder.image_backbone.load_state_dict(weights, strict=False)
     if missing:
-        raise UserError(f"{path} lacks {len(missing)} weights of the image trunk, {missing[0]} first")
+        raise UserError(
+            f"{path} lacks {len(missing)} weights of the image trunk, {missing[0]} first"
+        )
 
 
 @dataclass(frozen=True)
-class _Pixels:
+class _Pixels(Dataset[torch.Tensor]):
     images: Sequence[Image]
     processor: DualProcessor
 

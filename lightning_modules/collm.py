@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 from torch.nn.functional import normalize
 
@@ -30,7 +30,7 @@ from cirlab.errors import UserError
 from cirlab.losses import ContrastiveLoss, image_ids
 from cirlab.records import Image, Pair, Query, Triplet
 from lightning_modules.base import RetrievalModule
-from lightning_modules.learner import Inputs, load_learned
+from lightning_modules.learner import Inputs, Schedule, load_learned
 
 INSTRUCTION = "Find the image that matches the query."
 
@@ -110,7 +110,7 @@ class CoLLM(RetrievalModule):
             `local-dir:folder`, `blip:name` or `zoo:name`.
         llm: the language model.
         optimizer: builds the optimiser from the trainable parameters.
-        scheduler: builds the learning-rate schedule, stepped every optimiser step.
+        schedule: how the learning rate moves; null keeps it constant.
         clip_pretrained: open_clip's tag of the weights, with its built-in names.
         tower_lora: adapters of the image tower; null freezes it. The paper adapts CLIP's towers
             in pre-training and freezes BLIP-L's, as well as every tower in fine-tuning.
@@ -134,7 +134,7 @@ class CoLLM(RetrievalModule):
         clip: str,
         llm: LLMSettings,
         optimizer: OptimizerCallable = torch.optim.AdamW,
-        scheduler: LRSchedulerCallable | None = None,
+        schedule: Schedule | None = None,
         clip_pretrained: str | None = None,
         tower_lora: TowerLora | None = None,
         loss: ContrastiveLoss | None = None,
@@ -145,8 +145,8 @@ class CoLLM(RetrievalModule):
         init_from: str | None = None,
         instruction: str = INSTRUCTION,
     ) -> None:
-        super().__init__(optimizer, scheduler)
-        self.save_hyperparameters(ignore=["optimizer", "scheduler", "loss"])
+        super().__init__(optimizer, schedule)
+        self.save_hyperparameters(ignore=["optimizer", "schedule", "loss"])
         self.clip_name, self.clip_pretrained = clip, clip_pretrained
         self.llm_settings = llm
         self.tower_lora = tower_lora
@@ -180,9 +180,7 @@ class CoLLM(RetrievalModule):
             add_lora_to_tower(clip.image_tower, self.tower_lora)
         width = self.llm.width
         # Two layers with GELU, LLaVA's connector, whose code the paper trains with.
-        self.adapter = nn.Sequential(
-            nn.Linear(clip.dim, width), nn.GELU(), nn.Linear(width, width)
-        )
+        self.adapter = nn.Sequential(nn.Linear(clip.dim, width), nn.GELU(), nn.Linear(width, width))
         self.projection = nn.Linear(width, clip.dim)
         self.clip = clip
         if self.init_from is not None:
@@ -235,9 +233,7 @@ class CoLLM(RetrievalModule):
             name: self.loss(query, targets, ids) / len(queries) for name, query in queries.items()
         }
 
-    def _synthesise(
-        self, batch: Inputs, targets: torch.Tensor
-    ) -> tuple[torch.Tensor, list[str]]:
+    def _synthesise(self, batch: Inputs, targets: torch.Tensor) -> tuple[torch.Tensor, list[str]]:
         """Reference embeddings (B, D) and modification texts of this batch's triplets."""
         how, captions = self.synthesis, list(batch["captions"])
         own = targets.detach()
@@ -264,10 +260,8 @@ class CoLLM(RetrievalModule):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.tower_lora is not None):
             return self._clip.encode_images(pixels)
 
-    def _compose(
-        self, tokens: Inputs, reference: torch.Tensor | None
-    ) -> torch.Tensor:
-        """c = p(Phi(...)), unit vectors (B, D)."""
+    def _compose(self, tokens: Inputs, reference: torch.Tensor | None) -> torch.Tensor:
+        """C = p(Phi(...)), unit vectors (B, D)."""
         visual = None if reference is None else self.adapter(reference)
         hidden = self.llm(tokens["input_ids"], tokens["attention_mask"], visual)
         return normalize(self.projection(hidden.to(self.projection.weight.dtype)).float(), dim=-1)

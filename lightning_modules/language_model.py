@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch.nn.functional import cross_entropy, normalize
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -24,7 +24,7 @@ from cirlab.encoders.vocabulary import WORLD, vocabulary_words
 from cirlab.losses import ContrastiveLoss
 from cirlab.records import TextPair
 from lightning_modules.collm import QueryTemplate
-from lightning_modules.learner import Inputs, Learner
+from lightning_modules.learner import Inputs, Learner, Schedule
 
 
 class EmbeddingLanguageModel(Learner):
@@ -39,7 +39,7 @@ class EmbeddingLanguageModel(Learner):
         temperature: of the contrastive loss (unitless).
         max_length: longest text in tokens.
         optimizer: builds the optimiser from the trainable parameters.
-        scheduler: builds the learning-rate schedule, stepped every optimiser step.
+        schedule: how the learning rate moves; null keeps it constant.
     """
 
     train_record = TextPair
@@ -52,14 +52,14 @@ class EmbeddingLanguageModel(Learner):
         temperature: float = 0.05,
         max_length: int = 128,
         optimizer: OptimizerCallable = torch.optim.AdamW,
-        scheduler: LRSchedulerCallable | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
-        super().__init__(optimizer, scheduler)
-        self.save_hyperparameters(ignore=["optimizer", "scheduler", "export_to"])
+        super().__init__(optimizer, schedule)
+        self.save_hyperparameters(ignore=["optimizer", "schedule", "export_to"])
         self.config, self.export_to, self.vocabulary = config, Path(export_to), vocabulary
         self.max_length = max_length
         self.contrastive = ContrastiveLoss(temperature=temperature)
-        self.model: torch.nn.Module | None = None
+        self.model: Any = None
 
     def configure_model(self) -> None:
         if self.model is not None:
@@ -69,7 +69,8 @@ class EmbeddingLanguageModel(Learner):
         self.model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(self.export_to))
         if self.vocabulary != WORLD:
             words, vectors = read_word_vectors(Path(self.vocabulary))
-            set_word_vectors(self.model.get_input_embeddings(), self.tokenizer, words, vectors)
+            embedding = self.model.get_input_embeddings()
+            set_word_vectors(embedding, self.tokenizer, words, vectors)
 
     def train_collator(self) -> Callable[[Sequence[TextPair]], Inputs]:
         return TextPairCollator(LLMProcessor(self.tokenizer, self.max_length), QueryTemplate())

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import lightning as L
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
+from transformers import get_scheduler
 
 from cirlab.benchmarks.base import QueryKind
 from cirlab.errors import UserError
@@ -22,6 +24,20 @@ Inputs = Mapping[str, Any]
 FROZEN_BASE = "frozen_base"
 
 
+@dataclass
+class Schedule:
+    """How the learning rate moves, stepped every optimiser step.
+
+    Attributes:
+        name: of a transformers schedule that needs no more than the two lengths ("constant",
+            "constant_with_warmup", "linear", "cosine").
+        warmup: fraction of all steps over which the rate rises from zero.
+    """
+
+    name: str = "constant"
+    warmup: float = 0.0
+
+
 class Learner(L.LightningModule):
     """A module that learns from records.
 
@@ -30,8 +46,7 @@ class Learner(L.LightningModule):
 
     Args:
         optimizer: builds the optimiser from the trainable parameters.
-        scheduler: builds the learning-rate schedule, stepped every optimiser step; None keeps
-            the rate constant.
+        schedule: how the learning rate moves over the run; None keeps it constant.
     """
 
     #: Record types a training sample may have (Pair, Triplet, TextPair); none: training-free.
@@ -39,12 +54,10 @@ class Learner(L.LightningModule):
     #: Kinds of benchmark queries it answers; none: it is not evaluated by retrieval.
     query_kinds: ClassVar[frozenset[QueryKind]] = frozenset()
 
-    def __init__(
-        self, optimizer: OptimizerCallable, scheduler: LRSchedulerCallable | None
-    ) -> None:
+    def __init__(self, optimizer: OptimizerCallable, schedule: Schedule | None) -> None:
         super().__init__()
         self.optimizer_factory = optimizer
-        self.scheduler_factory = scheduler
+        self.schedule = schedule or Schedule()
         # Checkpoints hold only what is learned; `on_load_checkpoint` checks that all of it is
         # there.
         self.strict_loading = False
@@ -75,16 +88,25 @@ class Learner(L.LightningModule):
         if not trainable:
             raise UserError(f"{type(self).__name__} has nothing to train: every weight is frozen")
         optimizer = self.optimizer_factory(trainable)
-        if self.scheduler_factory is None:
-            return optimizer
-        scheduler = self.scheduler_factory(optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = get_scheduler(
+            self.schedule.name,
+            optimizer,
+            num_warmup_steps=round(self.schedule.warmup * steps),
+            num_training_steps=steps,
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
 
     # ---- checkpoints --------------------------------------------------------------------
 
     def learned_names(self) -> set[str]:
-        """State-dict names of what is learned: trainable parameters, and the buffers of the
-        modules that own one (running statistics)."""
+        """State-dict names of what is learned.
+
+        Trainable parameters, and the buffers of the modules that own one (running statistics).
+        """
         names: set[str] = set()
         for prefix, module in self.named_modules():
             own = dict(module.named_parameters(recurse=False))

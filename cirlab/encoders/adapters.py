@@ -7,7 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from peft import LoraConfig, get_peft_model, inject_adapter_in_model, prepare_model_for_kbit_training
+from peft import (
+    LoraConfig,
+    get_peft_model,
+    inject_adapter_in_model,
+    prepare_model_for_kbit_training,
+)
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel

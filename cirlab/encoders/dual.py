@@ -131,6 +131,23 @@ class OpenClipEncoder(DualEncoder):
         tower: nn.Module = self.model.visual
         return tower
 
+    @property
+    def image_backbone(self) -> nn.Module:
+        """The image tower without a projection of its own: a timm trunk, or the whole tower."""
+        backbone: nn.Module = getattr(self.model.visual, "trunk", self.model.visual)
+        return backbone
+
+    @property
+    def token_embedding(self) -> nn.Embedding:
+        """The text tower's embedding matrix, (V, D')."""
+        if hasattr(self.model, "token_embedding"):
+            embedding: nn.Embedding = self.model.token_embedding
+        elif hasattr(self.model.text, "token_embedding"):
+            embedding = self.model.text.token_embedding
+        else:
+            embedding = self.model.text.transformer.get_input_embeddings()
+        return embedding
+
     def image_embeddings(self, pixels: torch.Tensor) -> torch.Tensor:
         embeddings: torch.Tensor = self.model.encode_image(pixels)
         return embeddings
@@ -140,12 +157,14 @@ class OpenClipEncoder(DualEncoder):
         return embeddings
 
     def backbone_features(self, pixels: torch.Tensor) -> torch.Tensor:
-        trunk = getattr(self.model.visual, "trunk", None)
-        return self.image_embeddings(pixels) if trunk is None else trunk(pixels)
+        features: torch.Tensor = self.image_backbone(pixels)
+        return features
 
     def project_features(self, features: torch.Tensor) -> torch.Tensor:
-        has_trunk = hasattr(self.model.visual, "trunk")
-        return self.model.visual.head(features) if has_trunk else features
+        if self.image_backbone is self.image_tower:
+            return features
+        embeddings: torch.Tensor = self.model.visual.head(features)
+        return embeddings
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,7 @@ class EmbeddingLLM(nn.Module):
                 folder, dtype=dtype, attn_implementation=attention, **placement
             )
         self.width: int = model.config.hidden_size
+        self.model: nn.Module
         # transformers loads in eval mode; what trains is set to train mode by the trainer.
         if lora is not None:
             self.model = add_lora_to_llm(model, lora, quantized=four_bit is not None)
@@ -105,6 +106,12 @@ class EmbeddingLLM(nn.Module):
             tokenizer.pad_token = tokenizer.eos_token
         tokenizer.add_tokens([IMAGE_PLACEHOLDER], special_tokens=True)
         self.processor = LLMProcessor(tokenizer, max_length)
+
+    @property
+    def _embedding(self) -> nn.Module:
+        # Looked up each time: peft may wrap it.
+        embedding: nn.Module = self.model.get_input_embeddings()  # type: ignore[operator]
+        return embedding
 
     def forward(
         self,
@@ -123,7 +130,7 @@ class EmbeddingLLM(nn.Module):
             Shape (B, H), not normalised.
         """
         is_image = input_ids == self.processor.image_id
-        embed = self.model.get_input_embeddings()
+        embed = self._embedding
         # The placeholder's id lies outside the embedding matrix.
         embedded = embed(input_ids.masked_fill(is_image, 0))
         if visual_tokens is not None:
@@ -144,6 +151,7 @@ def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: Pooling) -
     Args:
         hidden: Shape (B, L, H).
         attention_mask: Shape (B, L).
+        pooling: the last real token, or the mean of all.
 
     Returns:
         Shape (B, H).

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import AutoConfig, PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from cirlab.errors import UserError
 
@@ -136,7 +136,7 @@ def read_word_vectors(folder: Path) -> tuple[list[str], np.ndarray]:
 
 def set_word_vectors(
     embedding: torch.nn.Embedding,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: PreTrainedTokenizerBase,
     words: Sequence[str],
     vectors: np.ndarray,
 ) -> int:
@@ -144,6 +144,7 @@ def set_word_vectors(
 
     Args:
         embedding: Shape (V, D).
+        tokenizer: gives a word its row.
         words: N words; those outside the tokenizer's vocabulary are passed over.
         vectors: Shape (N, D'), D' <= D; missing dimensions start at zero.
 

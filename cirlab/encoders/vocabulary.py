@@ -6,10 +6,22 @@ from pathlib import Path
 
 from cirlab.composition import MODIFICATION_TEMPLATES
 from cirlab.encoders.scratch import read_word_vectors
-from cirlab.world.language import VOCABULARY
+from cirlab.world.vocabulary import vocabulary
 
 #: What method prompts say around captions, as words.
-PROMPT_WORDS = ("instruct", ":", "find", "the", "image", "that", "matches", "query", ".", ",", "text")
+PROMPT_WORDS = (
+    "instruct",
+    ":",
+    "find",
+    "the",
+    "image",
+    "that",
+    "matches",
+    "query",
+    ".",
+    ",",
+    "text",
+)
 
 WORLD = "world"
 
@@ -19,7 +31,7 @@ def vocabulary_words(name: str) -> list[str]:
 
     Template and prompt words are always included.
     """
-    words = sorted(VOCABULARY) if name == WORLD else read_word_vectors(Path(name))[0]
+    words = list(vocabulary()) if name == WORLD else read_word_vectors(Path(name))[0]
     templates = [
         word
         for template in MODIFICATION_TEMPLATES
