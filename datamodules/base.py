@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -18,8 +18,15 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from cirlab.benchmarks.base import Benchmark
 from cirlab.errors import UserError
 from cirlab.records import Image, Query
+from datamodules.checks import (
+    check_files,
+    check_filled,
+    check_kind,
+    check_names,
+    check_record,
+    image_files,
+)
 from datamodules.loading import (
-    Collate,
     EvalCollator,
     EvalSamples,
     TrainCollator,
@@ -52,7 +59,7 @@ class RetrievalData(L.LightningDataModule):
     """
 
     #: Record type of a training sample: Pair, Triplet or str.
-    train_record: ClassVar[type]
+    train_record: type
 
     def __init__(
         self,
@@ -86,19 +93,15 @@ class RetrievalData(L.LightningDataModule):
             UserError: method and data do not fit together, or a benchmark cannot be used.
         """
         if stage == "fit":
-            self._check_record()
-        names = [benchmark.name for benchmark in self.benchmarks]
-        for name in names:
-            if names.count(name) > 1:
-                raise UserError(
-                    f"two benchmarks are called {name!r}; give each its own name in "
-                    "data.init_args.benchmarks"
-                )
+            check_record(self._module, self)
+        check_names(self.benchmarks)
         for benchmark in self.benchmarks:
-            self._check_kind(benchmark)
+            check_kind(self._module, benchmark)
         for benchmark in self.benchmarks:
             benchmark.setup()
-            _check_filled(benchmark)
+            check_filled(benchmark)
+            if self.on_error == "raise":
+                check_files(list(image_files(benchmark)))
 
     def train_dataloader(self) -> StatefulDataLoader:
         records = self.train_dataset()
@@ -182,39 +185,3 @@ class RetrievalData(L.LightningDataModule):
             collate_fn=collate,
             **self._worker_options(),
         )
-
-    def _check_record(self) -> None:
-        method, wanted = type(self._module).__name__, self._module.train_record
-        if wanted is None:
-            raise UserError(
-                f"{method} is training-free, so fit has nothing to do; run validate instead"
-            )
-        if wanted is not self.train_record:
-            raise UserError(
-                f"{method} learns from {wanted.__name__} records, but {type(self).__name__} gives "
-                f"{self.train_record.__name__} records; choose another class under data or model"
-            )
-
-    def _check_kind(self, benchmark: Benchmark) -> None:
-        kinds = self._module.query_kinds
-        if benchmark.kind not in kinds:
-            raise UserError(
-                f"benchmark {benchmark.name!r} asks {benchmark.kind} queries, but "
-                f"{type(self._module).__name__} answers {' and '.join(sorted(kinds)) or 'none'} "
-                "only; remove it from data.init_args.benchmarks or choose another model"
-            )
-
-
-def _check_filled(benchmark: Benchmark) -> None:
-    if not len(benchmark.gallery):
-        raise UserError(
-            f"the gallery of benchmark {benchmark.name!r} is empty; give it at least one image"
-        )
-    if not len(benchmark.queries):
-        raise UserError(
-            f"benchmark {benchmark.name!r} has no queries; give it at least one, or remove it "
-            "from data.init_args.benchmarks"
-        )
-
-
-__all__ = ["Collate", "RetrievalData", "TrainRecords"]

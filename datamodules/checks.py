@@ -1,0 +1,96 @@
+"""Refusals before any work: what method, data and benchmarks must agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from cirlab.benchmarks.base import Benchmark
+from cirlab.errors import UserError
+from cirlab.files import missing_files
+from cirlab.records import FileImage
+
+
+def check_record(module: Any, data: Any) -> None:
+    """The training records must be those the method learns from.
+
+    Raises:
+        UserError: they differ, or the method learns from none.
+    """
+    method, wanted = type(module).__name__, module.train_record
+    if wanted is None:
+        raise UserError(
+            f"{method} is training-free, so fit has nothing to do; run validate instead"
+        )
+    if wanted is not data.train_record:
+        raise UserError(
+            f"{method} learns from {wanted.__name__} records, but {type(data).__name__} gives "
+            f"{data.train_record.__name__} records; choose another class under data or model"
+        )
+
+
+def check_names(benchmarks: Sequence[Benchmark]) -> None:
+    """Results are filed under benchmark names, so names must differ.
+
+    Raises:
+        UserError: two are equal.
+    """
+    names = [benchmark.name for benchmark in benchmarks]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(
+                f"two benchmarks are called {name!r}; give each its own name in "
+                "data.init_args.benchmarks"
+            )
+
+
+def check_kind(module: Any, benchmark: Benchmark) -> None:
+    """The method must answer the benchmark's kind of query.
+
+    Raises:
+        UserError: it does not.
+    """
+    kinds = module.query_kinds
+    if benchmark.kind not in kinds:
+        raise UserError(
+            f"benchmark {benchmark.name!r} asks {benchmark.kind} queries, but "
+            f"{type(module).__name__} answers {' and '.join(sorted(kinds)) or 'none'} only; "
+            "remove it from data.init_args.benchmarks or choose another model"
+        )
+
+
+def check_filled(benchmark: Benchmark) -> None:
+    """A benchmark that was set up must have a gallery and queries.
+
+    Raises:
+        UserError: one of them is empty.
+    """
+    if not len(benchmark.gallery):
+        raise UserError(
+            f"the gallery of benchmark {benchmark.name!r} is empty; give it at least one image"
+        )
+    if not len(benchmark.queries):
+        raise UserError(
+            f"benchmark {benchmark.name!r} has no queries; give it at least one, or remove it "
+            "from data.init_args.benchmarks"
+        )
+
+
+def check_files(images: Sequence[FileImage]) -> None:
+    """All image files must be there.
+
+    Raises:
+        UserError: it counts the missing ones and names the first.
+    """
+    if missing := missing_files(images):
+        raise UserError(
+            f"{len(missing)} of {len(images)} images are missing, the first is "
+            f"{missing[0].path}; add them, or set on_error: skip to leave them out"
+        )
+
+
+def image_files(benchmark: Benchmark) -> Iterator[FileImage]:
+    """The files a benchmark's gallery and queries name, where its images are files."""
+    for image in (*benchmark.gallery, *(query.image for query in benchmark.queries)):
+        if isinstance(image, FileImage):
+            yield image

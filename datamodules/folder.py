@@ -1,0 +1,163 @@
+"""A user's own images: one or several folders in the format of `cirlab.folder`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+from cirlab.benchmarks.base import Benchmark
+from cirlab.errors import UserError
+from cirlab.folder import Folder, composed_row
+from cirlab.jsonl import JoinedLines, JsonLines, Row
+from cirlab.records import FileImage, Pair, SampleKey, Triplet
+from datamodules.base import RetrievalData
+from datamodules.checks import check_files
+from datamodules.sampling import generator_for
+
+log = logging.getLogger(__name__)
+
+FILES = {"pairs": "pairs.jsonl", "triplets": "composed.jsonl"}
+
+
+class FolderData(RetrievalData):
+    """Training pairs or triplets from folders.
+
+    Every line is parsed once when the run starts, so that a malformed one is told at once, by
+    file and line. With `on_error: raise` missing image files are found then too (each directory
+    is listed once); broken ones when they are decoded. With `skip` both are left out as they
+    are met.
+
+    Args:
+        root: the data folder, or several whose records are joined. With several, image ids
+            begin with the folder's name.
+        records: "pairs" reads pairs.jsonl, "triplets" reads composed.jsonl, whose target is
+            drawn anew each epoch from `targets`.
+        batch_size: training samples per batch and process.
+        eval_batch_size: gallery images or queries per batch and process.
+        num_workers: loader processes per training process; 0 loads in the process itself.
+        benchmarks: what validation and test evaluate; null trains without evaluation.
+        seed: of the order of samples and of the choice among several targets.
+        split: subfolder of the training data.
+        on_error: a missing or broken image ends the run (raise) or is left out, counted and
+            named (skip).
+    """
+
+    def __init__(
+        self,
+        root: str | list[str],
+        records: Literal["pairs", "triplets"],
+        batch_size: int,
+        eval_batch_size: int,
+        num_workers: int = 2,
+        benchmarks: list[Benchmark] | None = None,
+        seed: int = 0,
+        split: str = "train",
+        on_error: Literal["raise", "skip"] = "raise",
+    ) -> None:
+        super().__init__(
+            batch_size, eval_batch_size, num_workers, benchmarks, seed, on_error=on_error
+        )
+        self.roots = [root] if isinstance(root, str) else list(root)
+        self.records = records
+        self.split = split
+        self.train_record = Pair if records == "pairs" else Triplet
+        self._dataset: FolderRecords | None = None
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit":
+            dataset = self.train_dataset()
+            log.info("%d training %s in %s", len(dataset), self.records, ", ".join(self.roots))
+
+    def train_dataset(self) -> FolderRecords:
+        if self._dataset is None:
+            folders = _open(self.roots)
+            dataset = FolderRecords(folders, self.split, self.records, seed=self.seed)
+            images = dataset.check()
+            if self.on_error == "raise":
+                check_files(images)
+            self._dataset = dataset
+        return self._dataset
+
+
+def _open(roots: Sequence[str]) -> list[Folder]:
+    if not roots:
+        raise UserError("data.init_args.root is an empty list; give at least one folder")
+    folders = [Folder(root) for root in roots]
+    names = [folder.name for folder in folders]
+    if len(set(names)) < len(names):
+        raise UserError(
+            f"two data roots have the same name in {', '.join(roots)}; image ids begin with "
+            "it, so rename one of the folders"
+        )
+    if len(folders) > 1:
+        folders = [Folder(root, prefix=f"{name}/") for root, name in zip(roots, names, strict=True)]
+    return folders
+
+
+class FolderRecords:
+    """The records of one split of several folders, one after the other.
+
+    Args:
+        folders: where the data lie.
+        split: subfolder of each.
+        records: pairs or triplets.
+        seed: of the choice among several targets.
+    """
+
+    def __init__(
+        self,
+        folders: Sequence[Folder],
+        split: str,
+        records: Literal["pairs", "triplets"],
+        *,
+        seed: int,
+    ) -> None:
+        self.folders = folders
+        self.rows = JoinedLines([folder.rows(split, FILES[records]) for folder in folders])
+        self.seed = seed
+        self.parse: Callable[[Folder, Row, SampleKey], Pair | Triplet] = (
+            self._pair if records == "pairs" else self._triplet
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: SampleKey) -> Pair | Triplet:
+        which, row = self.rows.locate(key.index)
+        return self.parse(self.folders[which], row, key)
+
+    def check(self) -> list[FileImage]:
+        """Parse every line once; returns every image that a record can name.
+
+        Raises:
+            UserError: a line is malformed.
+        """
+        named: dict[str, FileImage] = {}
+        for folder, rows in zip(self.folders, self.rows.files, strict=True):
+            for path in self._paths(rows):
+                named.setdefault(f"{folder.prefix}{path}", folder.image(path))
+        return list(named.values())
+
+    def _paths(self, rows: JsonLines) -> Iterator[str]:
+        for row in rows:
+            if self.parse == self._pair:
+                row.texts("captions")
+                yield row.text("image")
+            else:
+                parsed = composed_row(row)
+                yield from (parsed.reference, *parsed.targets)
+
+    def _pair(self, folder: Folder, row: Row, key: SampleKey) -> Pair:
+        return folder.pair(row)
+
+    def _triplet(self, folder: Folder, row: Row, key: SampleKey) -> Triplet:
+        parsed = composed_row(row)
+        target = parsed.targets[generator_for(self.seed, key).integers(len(parsed.targets))]
+        return Triplet(
+            reference=folder.image(parsed.reference),
+            texts=parsed.texts,
+            target=folder.image(target),
+            tags=parsed.tags,
+        )
