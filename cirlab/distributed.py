@@ -114,10 +114,13 @@ def broadcast_object(value: T, group: dist.ProcessGroup | None = None) -> T:
     return box[0]
 
 
-def all_gather_object(value: T, group: dist.ProcessGroup | None) -> list[T]:
-    values: list[T | None] = [None] * world_size(group)
+def all_gather_object(value: T, group: dist.ProcessGroup | None = None) -> list[T]:
+    """The picklable values of all processes, in rank order, on every process."""
+    if world_size(group) == 1:
+        return [value]
+    values: list[T] = [value] * world_size(group)
     dist.all_gather_object(values, value, group=group)
-    return values  # type: ignore[return-value]
+    return values
 
 
 def _gather_padded(rows: Tensor, height: int, group: dist.ProcessGroup | None) -> list[Tensor]:

@@ -111,6 +111,27 @@ class GalleryIndex:
         positions = lookup(rows, self.position, names, role="excluded image")
         return self._search(unit_vectors(queries, what="query"), k, positions)
 
+    def top(self, vectors: Tensor, queries: Sequence[Query], k: int) -> SearchResult:
+        """The k best images by the queries' own rules: exclusions, and candidates if any.
+
+        Args:
+            vectors: of the queries, normalised here. Shape (Q, D).
+            queries: their records, Q in all.
+            k: at least 1.
+
+        Raises:
+            UserError: see `target_ranks`.
+        """
+        vectors, known = unit_vectors(vectors, what="query"), locate(queries, self.position)
+        if known.pools is None:
+            return self._search(vectors, k, known.exclude)
+        pools, scores = known.pools, torch.empty(known.pools.shape)
+        for block in self._pool_blocks(pools):
+            scores[block] = self._pool_scores(vectors[block], pools[block])
+        dropped = (pools < 0) | (columns_of(pools, known.exclude) >= 0)
+        scores, pools = scores.masked_fill(dropped, -torch.inf), pools.masked_fill(dropped, -1)
+        return _in_order(pools, scores, min(k, len(self)))
+
     def _search(self, queries: Tensor, k: int, exclude: Tensor) -> SearchResult:
         # Exclusion is by id after searching far enough. FAISS orders equal scores as it likes,
         # so dropping the first hit could drop a twin of the reference instead of it.
@@ -174,15 +195,21 @@ class GalleryIndex:
     def _ranks_within(self, vectors: Tensor, known: Positions, pools: Tensor) -> Tensor:
         """Ranks within each query's own pool (Q, C); 0 for targets outside it. Shape (Q, T)."""
         ranks = torch.zeros_like(known.targets)
-        width = pools.shape[1]
-        for block in self._blocks(len(vectors), row_size=width * (vectors.shape[1] + 2)):
+        for block in self._pool_blocks(pools):
             pool = pools[block]
-            scores = torch.einsum("qcd,qd->qc", self.vectors[pool.clamp(min=0)], vectors[block])
-            padding = torch.arange(width).expand_as(pool).masked_fill(pool >= 0, -1)
+            padding = torch.arange(pool.shape[1]).expand_as(pool).masked_fill(pool >= 0, -1)
             removed = torch.cat([columns_of(known.exclude[block], pool), padding], dim=1)
             targets = columns_of(known.targets[block], pool)
+            scores = self._pool_scores(vectors[block], pool)
             ranks[block] = pessimistic_ranks(scores, targets, removed)
         return ranks
+
+    def _pool_scores(self, vectors: Tensor, pools: Tensor) -> Tensor:
+        """Scores of each query's own images, anything where a pool is padded. Shape (Q, C)."""
+        return torch.einsum("qcd,qd->qc", self.vectors[pools.clamp(min=0)], vectors)
+
+    def _pool_blocks(self, pools: Tensor) -> Iterator[slice]:
+        return self._blocks(len(pools), row_size=pools.shape[1] * (self.vectors.shape[1] + 2))
 
     def _ranks_by_search(self, vectors: Tensor, known: Positions) -> Tensor:
         """Ranks among the images an approximate index returns; else one past the gallery."""

@@ -126,9 +126,13 @@ class Benchmark(ABC):
 
 
 def breakdown_rows(queries: Iterable[Query], tag: str) -> dict[str, list[int]]:
-    """Group query positions by the value of one tag, values sorted."""
+    """Group query positions by the values of one tag, values sorted.
+
+    A query with several values, written "a+b", stands in each of their groups.
+    """
     groups: dict[str, list[int]] = {}
     for row, query in enumerate(queries):
         if tag in query.tags:
-            groups.setdefault(query.tags[tag], []).append(row)
+            for value in dict.fromkeys(query.tags[tag].split("+")):
+                groups.setdefault(value, []).append(row)
     return dict(sorted(groups.items()))
