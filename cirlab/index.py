@@ -7,6 +7,7 @@ comparisons; nothing is sorted and nothing larger than the block is kept.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -123,14 +124,24 @@ class GalleryIndex:
             UserError: see `target_ranks`.
         """
         vectors, known = unit_vectors(vectors, what="query"), locate(queries, self.position)
-        if known.pools is None:
-            return self._search(vectors, k, known.exclude)
+        k = min(k, len(self))
+        best = torch.full((len(queries), k), -1)
+        scores = torch.full((len(queries), k), -torch.inf)
+        pooled, free = _by_pool(known)
+        if len(pooled):
+            found = self._top_of_pools(vectors[pooled], known.select(pooled), k)
+            width = found.positions.shape[1]
+            best[pooled, :width], scores[pooled, :width] = found
+        if len(free):
+            best[free], scores[free] = self._search(vectors[free], k, known.exclude[free])
+        return SearchResult(best, scores)
+
+    def _top_of_pools(self, vectors: Tensor, known: Positions, k: int) -> SearchResult:
         pools, scores = known.pools, torch.empty(known.pools.shape)
         for block in self._pool_blocks(pools):
             scores[block] = self._pool_scores(vectors[block], pools[block])
         dropped = (pools < 0) | (columns_of(pools, known.exclude) >= 0)
-        scores, pools = scores.masked_fill(dropped, -torch.inf), pools.masked_fill(dropped, -1)
-        return _in_order(pools, scores, min(k, len(self)))
+        return _in_order(pools.masked_fill(dropped, -1), scores.masked_fill(dropped, -torch.inf), k)
 
     def _search(self, queries: Tensor, k: int, exclude: Tensor) -> SearchResult:
         # Exclusion is by id after searching far enough. FAISS orders equal scores as it likes,
@@ -161,7 +172,7 @@ class GalleryIndex:
     def target_ranks(self, vectors: Tensor, queries: Sequence[Query]) -> TargetRanks:
         """Pessimistic ranks of all targets (`cirlab.ranking.pessimistic_ranks`).
 
-        Excluded images do not count, a query with candidates is ranked within them. With an
+        Excluded images do not count; a query with candidates is ranked within them. With an
         approximate index, whole-gallery ranks come from its best `APPROXIMATE_DEPTH` images.
 
         Args:
@@ -175,15 +186,18 @@ class GalleryIndex:
         if len(vectors) != len(queries):
             raise ValueError(f"{len(vectors)} vectors for {len(queries)} queries")
         vectors, known = unit_vectors(vectors, what="query"), locate(queries, self.position)
-        if known.pools is not None:
-            ranks = self._ranks_within(vectors, known, known.pools)
-        elif self.is_exact:
-            ranks = self._ranks_by_counting(vectors, known)
-        else:
-            ranks = self._ranks_by_search(vectors, known)
-        if known.subsets is None:
-            return TargetRanks(targets=ranks)
-        return TargetRanks(ranks, subset=self._ranks_within(vectors, known, known.subsets))
+        ranks = torch.zeros_like(known.targets)
+        pooled, free = _by_pool(known)
+        if len(pooled):
+            own = known.select(pooled)
+            ranks[pooled] = self._ranks_within(vectors[pooled], own, own.pools)
+        if len(free):
+            rank = self._ranks_by_counting if self.is_exact else self._ranks_by_search
+            ranks[free] = rank(vectors[free], known.select(free))
+        subset = None
+        if known.subsets is not None:
+            subset = self._ranks_within(vectors, known, known.subsets)
+        return TargetRanks(targets=ranks, subset=subset)
 
     def _ranks_by_counting(self, vectors: Tensor, known: Positions) -> Tensor:
         ranks = torch.zeros_like(known.targets)
@@ -258,12 +272,19 @@ def _build(factory: str, vectors: Tensor) -> faiss.Index:
         if parameters:
             faiss.ParameterSpace().set_index_parameters(index, parameters)
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
+        # FAISS puts the C++ function and line before what it has to say.
+        reason = re.sub(r"^.*\.cpp:\d+: ", "", str(error), flags=re.DOTALL)
         raise UserError(
             f"FAISS cannot build the index {factory!r} from {len(vectors)} vectors of "
             f"{vectors.shape[1]} dimensions ({reason}); 'Flat' always works"
         ) from error
     return index
+
+
+def _by_pool(known: Positions) -> tuple[Tensor, Tensor]:
+    """Rows of the queries with candidates of their own, and of those without."""
+    own = (known.pools >= 0).any(dim=1)
+    return own.nonzero().flatten(), (~own).nonzero().flatten()
 
 
 def _in_order(positions: Tensor, scores: Tensor, k: int) -> SearchResult:

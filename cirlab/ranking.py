@@ -23,14 +23,19 @@ class Positions(NamedTuple):
     Attributes:
         targets: shape (Q, T), int64.
         exclude: shape (Q, E), int64.
-        pools: each query's own candidates; None if they rank the gallery. Shape (Q, C), int64.
+        pools: each query's own candidates; a row of -1 ranks the gallery. Shape (Q, C), int64.
         subsets: each query's look-alike group; None without. Shape (Q, S), int64.
     """
 
     targets: Tensor
     exclude: Tensor
-    pools: Tensor | None
+    pools: Tensor
     subsets: Tensor | None
+
+    def select(self, rows: Tensor) -> Positions:
+        """The positions of some queries only. Shape of `rows` (R,), int64."""
+        subsets = None if self.subsets is None else self.subsets[rows]
+        return Positions(self.targets[rows], self.exclude[rows], self.pools[rows], subsets)
 
 
 def locate(queries: Sequence[Query], position: Mapping[str, int]) -> Positions:
@@ -43,19 +48,18 @@ def locate(queries: Sequence[Query], position: Mapping[str, int]) -> Positions:
     Raises:
         UserError: an id that is not in the gallery; a target that is repeated, excluded, or
             outside its query's candidates; a query without target, or without one in its
-            subset; candidates or subsets in some of the queries only.
+            subset; subsets in some of the queries only.
     """
     if not queries:
         raise UserError("there are no queries to rank")
     for query in queries:
         _check_rules(query)
-    candidates, subsets = ([getattr(q, role) for q in queries] for role in ("candidates", "subset"))
     names = [query.id for query in queries]
     return Positions(
         targets=lookup([q.targets for q in queries], position, names, role="target"),
         exclude=lookup([q.exclude for q in queries], position, names, role="excluded image"),
-        pools=_lookup_all_or_none(candidates, position, names, role="candidate"),
-        subsets=_lookup_all_or_none(subsets, position, names, role="subset member"),
+        pools=lookup([q.candidates or () for q in queries], position, names, role="candidate"),
+        subsets=_subsets(queries, position),
     )
 
 
@@ -126,22 +130,17 @@ def columns_of(table: Tensor, pool: Tensor) -> Tensor:
     return torch.where(equal.any(dim=2), equal.long().argmax(dim=2), -1)
 
 
-def _lookup_all_or_none(
-    rows: Sequence[Sequence[str] | None],
-    position: Mapping[str, int],
-    names: Sequence[str],
-    role: str,
-) -> Tensor | None:
-    given = [row for row in rows if row is not None]
-    if not given:
+def _subsets(queries: Sequence[Query], position: Mapping[str, int]) -> Tensor | None:
+    rows = {query.id: query.subset for query in queries if query.subset is not None}
+    if not rows:
         return None
-    if len(given) < len(rows):
-        name = names[rows.index(None)]
-        raise UserError(
-            f"query {name!r} has no list of {role}s while others of its benchmark have one; "
-            "give every query one or none"
-        )
-    return lookup(given, position, names, role=role)
+    for query in queries:
+        if query.subset is None:
+            raise UserError(
+                f"query {query.id!r} has no subset while others of its benchmark have one; "
+                "give one to every query or to none"
+            )
+    return lookup(list(rows.values()), position, list(rows), role="subset member")
 
 
 def _check_rules(query: Query) -> None:
