@@ -76,6 +76,17 @@ class Row(Mapping[str, Any]):
             return None
         return () if value == [] else self.texts(name)
 
+    def objects(self, name: str) -> list[Row]:
+        """A field that must be a list of one or more JSON objects.
+
+        Raises:
+            UserError: it is missing or something else.
+        """
+        value = self._required(name)
+        if not isinstance(value, list) or not value or not all(isinstance(v, dict) for v in value):
+            raise self._wrong(name, "a list of one or more objects")
+        return [Row(v, f"{self.where}, {name}[{i}]") for i, v in enumerate(value)]
+
     def error(self, problem: str) -> UserError:
         """A `UserError` that names this row's place."""
         return UserError(f"{self.where}: {problem}")

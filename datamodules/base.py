@@ -117,7 +117,8 @@ class RetrievalData(L.LightningDataModule):
         )
         if self.trainer:
             # Lightning makes the first iterator before it tells the sampler a resumed epoch.
-            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
+            progress = self.trainer.fit_loop.epoch_progress.current
+            sampler.set_epoch(progress.processed)  # type: ignore[attr-defined]
         return StatefulDataLoader(
             TrainSamples(records, on_error=self.on_error),
             batch_size=self.batch_size,

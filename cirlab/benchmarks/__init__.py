@@ -1,0 +1,1 @@
+"""Benchmarks: one file each, official or own files in, queries and rules out."""
