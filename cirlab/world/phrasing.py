@@ -1,0 +1,246 @@
+"""How people ask for a change: as an instruction, or by describing what the target shows.
+
+Every phrasing can mean one change of its scene only, but says little of what stays: a text
+alone does not tell the target, nor does the reference alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from cirlab.world.changes import Change, SettingChange, ThingChange
+from cirlab.world.language import (
+    ADJECTIVES,
+    definite,
+    destination,
+    indefinite,
+    position,
+    refer,
+    setting_phrase,
+    telling,
+)
+from cirlab.world.scene import Scene, Thing, pick
+from cirlab.world.vocabulary import COUNTS
+
+Style = Literal["instruction", "description"]
+STYLES: tuple[Style, ...] = ("instruction", "description")
+
+
+def speak(change: Change, scene: Scene, style: Style, rng: np.random.Generator) -> str:
+    """Put one change of `scene`, the reference, into words.
+
+    Args:
+        change: one of the scene's things or of its setting.
+        scene: the reference.
+        style: "instruction" ("make the star red") or "description" of the target's changed
+            part ("with a red star").
+        rng: decides among phrasings.
+    """
+    if isinstance(change, SettingChange):
+        return _setting(change, style, rng)
+    speaker = _SPEAKERS[change.category]
+    return speaker(change, scene, style, rng)
+
+
+def modification(
+    changes: Sequence[Change], scene: Scene, style: Style, rng: np.random.Generator
+) -> str:
+    """All changes of `scene` in one text, in random order."""
+    order = rng.permutation(len(changes))
+    return combine([speak(changes[i], scene, style, rng) for i in order], style, rng)
+
+
+_JOINTS: dict[Style, tuple[str, ...]] = {
+    "instruction": (" and ", ", and ", ", ", ", then "),
+    "description": (" and ", ", and ", ", "),
+}
+
+
+def combine(texts: Sequence[str], style: Style, rng: np.random.Generator) -> str:
+    """Join short texts of one style as people do."""
+    if len(texts) == 1:
+        return texts[0]
+    return f"{', '.join(texts[:-1])}{pick(rng, _JOINTS[style])}{texts[-1]}"
+
+
+# ---- setting ------------------------------------------------------------------------------
+
+_SETTING_ORDERS = {
+    "place": ("show it {}", "set it {}", "put everything {}", "the same {}", "{} instead"),
+    "time": ("show it {}", "make it {}", "the same {}", "{} instead", "let it be {}"),
+    "weather": ("show it {}", "the same {}", "{} instead", "let it be {}"),
+    "view": ("show it {}", "the same {}", "change the view, {}", "a picture {} instead"),
+}
+_SETTING_REPORTS = ("{}", "{}", "{}", "it is {}", "this time {}", "now {}", "{} now")
+
+
+def _setting(change: SettingChange, style: Style, rng: np.random.Generator) -> str:
+    phrase = setting_phrase(change.facet, change.after, rng)
+    options = _SETTING_ORDERS[change.facet] if style == "instruction" else _SETTING_REPORTS
+    return pick(rng, options).format(phrase)
+
+
+# ---- things -------------------------------------------------------------------------------
+
+_COLOUR_ORDERS = (
+    "make {ref} {value}",
+    "turn {ref} {value}",
+    "change {ref} to {value}",
+    "{ref} should be {value}",
+    "let {ref} be {value}",
+)
+_SHAPE_ORDERS = (
+    "turn {ref} into {value}",
+    "change {ref} into {value}",
+    "make {ref} {value}",
+    "{value} instead of {ref}",
+)
+_LARGER = ("make {ref} larger", "make {ref} large", "enlarge {ref}", "{ref} should be large")
+_SMALLER = ("make {ref} smaller", "make {ref} small", "shrink {ref}", "{ref} should be small")
+
+
+def _attribute(change: ThingChange, scene: Scene, style: Style, rng: np.random.Generator) -> str:
+    (before,), (after,) = change.before, change.after
+    attribute = _changed_attribute(before, after)
+    if style == "description":
+        if attribute != "shape" and rng.random() < 0.35:
+            verb = "is" if before.count == 1 else "are"
+            value = getattr(after, attribute)
+            return pick(rng, ("{} {} {}", "{} {} {} now")).format(
+                refer(before, scene, rng), verb, value
+            )
+        must = () if attribute == "shape" else (attribute,)
+        return _new(after, scene, rng, must, ("with {}", "{}", "it has {}", "{} now"))
+    ref = refer(before, scene, rng)
+    if attribute == "shape":
+        value = indefinite(after, ())
+        return pick(rng, _SHAPE_ORDERS).format(ref=ref, value=value)
+    if attribute == "size":
+        return pick(rng, _LARGER if after.size == "large" else _SMALLER).format(ref=ref)
+    return pick(rng, _COLOUR_ORDERS).format(ref=ref, value=getattr(after, attribute))
+
+
+def _changed_attribute(before: Thing, after: Thing) -> str:
+    return next(a for a in (*ADJECTIVES, "shape") if getattr(before, a) != getattr(after, a))
+
+
+def _new(
+    thing: Thing,
+    scene: Scene,
+    rng: np.random.Generator,
+    must: Sequence[str],
+    options: Sequence[str],
+) -> str:
+    """An indefinite phrase that is not yet true of anything in the reference."""
+    said = telling(thing, scene.things, rng, must=must, extra=0.5)
+    return pick(rng, options).format(indefinite(thing, said))
+
+
+_ADD_ORDERS = ("add {}", "add {}", "put {} in", "draw {} too", "there should also be {}")
+_ADD_REPORTS = ("with {}", "also {}", "{} as well", "it has {} too", "with {} added")
+
+
+def _added(change: ThingChange, scene: Scene, style: Style, rng: np.random.Generator) -> str:
+    (thing,) = change.after
+    said = telling(thing, scene.things, rng, must=_some_adjectives(rng), extra=0.2)
+    phrase = indefinite(thing, said)
+    if rng.random() < 0.3:
+        where = f"{phrase} {position(thing.cells)}"
+        options = ("add {}", "put {}") if style == "instruction" else ("{}", "with {}")
+        return pick(rng, options).format(where)
+    return pick(rng, _ADD_ORDERS if style == "instruction" else _ADD_REPORTS).format(phrase)
+
+
+def _some_adjectives(rng: np.random.Generator) -> list[str]:
+    chances = {"colour": 0.75, "size": 0.35, "texture": 0.3}
+    return [adjective for adjective, chance in chances.items() if rng.random() < chance]
+
+
+_REMOVE_ORDERS = (
+    "remove {}",
+    "take {} away",
+    "take away {}",
+    "leave out {}",
+    "get rid of {}",
+    "{} should go away",
+)
+
+
+def _removed(change: ThingChange, scene: Scene, style: Style, rng: np.random.Generator) -> str:
+    (thing,) = change.before
+    ref = refer(thing, scene, rng)
+    if style == "instruction":
+        return pick(rng, _REMOVE_ORDERS).format(ref)
+    if rng.random() < 0.3:
+        others = [other for other in scene.things if other != thing]
+        bare = definite(thing, telling(thing, others, rng)).removeprefix("the ")
+        return f"no {bare}"
+    verb = "is" if thing.count == 1 else "are"
+    options = (f"without {ref}", f"{ref} {verb} missing", f"{ref} {verb} gone")
+    return pick(rng, options)
+
+
+_MOVE_ORDERS = ("move {ref} {to}", "shift {ref} {to}", "put {ref} {at}", "{ref} should be {at}")
+_MOVE_REPORTS = ("{ref} {at}", "with {ref} {at}", "{ref} is {at}", "{ref} is {at} now")
+_SWAP_ORDERS = (
+    "swap {} and {}",
+    "exchange {} and {}",
+    "switch {} with {}",
+    "let {} and {} trade places",
+)
+_SWAP_REPORTS = ("{} and {} have traded places", "{} and {} swapped", "{} and {} exchanged")
+
+
+def _relationship(change: ThingChange, scene: Scene, style: Style, rng: np.random.Generator) -> str:
+    refs = [refer(thing, scene, rng) for thing in change.before]
+    if len(refs) == 2:
+        return pick(rng, _SWAP_ORDERS if style == "instruction" else _SWAP_REPORTS).format(*refs)
+    cells = change.after[0].cells
+    options = _MOVE_ORDERS if style == "instruction" else _MOVE_REPORTS
+    return pick(rng, options).format(ref=refs[0], at=position(cells), to=destination(cells))
+
+
+def _number(change: ThingChange, scene: Scene, style: Style, rng: np.random.Generator) -> str:
+    (before,), (after,) = change.before, change.after
+    others = [other for other in scene.things if other != before]
+    said = telling(before, others, rng)
+    many, few = indefinite(after, said), "one" if before.count == 1 else COUNTS[before.count - 1]
+    if after.count == 1:
+        many = "one" + many.removeprefix("an" if many.startswith("an ") else "a")
+    if style == "description":
+        return pick(rng, ("{}", "with {}", "there {verb} {}", "{} in the picture")).format(
+            many, verb="is" if after.count == 1 else "are"
+        )
+    ref = definite(before, said)
+    options = [f"{many} instead of {few}", f"make it {many}", f"show {many}"]
+    if after.count > before.count:
+        options.append(f"add {_more(after.count - before.count)} of {_plural(before, said)}")
+    else:
+        options.append(f"leave only {many}")
+        options.append(f"remove {_less(before.count - after.count)} of {ref}")
+    return pick(rng, options)
+
+
+def _more(count: int) -> str:
+    return "one more" if count == 1 else "two more"
+
+
+def _less(count: int) -> str:
+    return "one" if count == 1 else "two"
+
+
+def _plural(thing: Thing, said: set[str]) -> str:
+    return definite(replace(thing, cells=(0, 1)), said)
+
+
+_SPEAKERS = {
+    "attribute": _attribute,
+    "added": _added,
+    "removed": _removed,
+    "relationship": _relationship,
+    "number": _number,
+}

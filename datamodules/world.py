@@ -1,0 +1,212 @@
+"""Training records from the built-in world: drawn when asked for, never on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from cirlab.benchmarks.base import Benchmark
+from cirlab.errors import UserError
+from cirlab.records import Pair, SampleKey, TextPair, Triplet
+from cirlab.world.image import SceneImage
+from cirlab.world.language import caption, full_caption
+from cirlab.world.phrasing import STYLES, speak
+from cirlab.world.scene import Scene, draw_scene, generator, pick
+from cirlab.world.series import Family, composition_example, draw_family
+from datamodules.base import RetrievalData
+from datamodules.loading import TrainRecords
+
+Kind = Literal["pairs", "triplets", "texts"]
+#: Look-alikes that a triplet is chosen from: a base and five variations, as in the benchmark.
+FAMILY_SIZE = 6
+
+
+class WorldData(RetrievalData):
+    """Scenes that the seed decides, fresh in every epoch, in pictures and words.
+
+    Args:
+        records: "pairs" of a picture and captions; "triplets" of reference, one text for each
+            change and target; "texts", pairs of texts that mean the same scene.
+        samples: records per epoch, a multiple of `series_size`.
+        batch_size: training samples per batch and process, a multiple of `series_size`.
+        eval_batch_size: gallery images or queries per batch and process.
+        num_workers: loader processes per training process; 0 draws in the process itself.
+        benchmarks: what validation and test evaluate; null trains without evaluation.
+        seed: of the scenes, what is said of them, and their order.
+        series_size: this many samples of a batch show one scene and variations of it, 1 to 5,
+            so that an image's nearest neighbour is one that a change leads to; 1: unrelated
+            scenes. Texts are never in series.
+        captions_per_image: captions of a pair.
+        full_captions: share of captions that say everything, in [0, 1]; the others leave things
+            out as people do.
+        compositions: share of text pairs whose query is a caption with a change to it, in
+            [0, 1]; in the others two captions speak of one scene.
+        fresh: draw new scenes in every epoch; false repeats the first epoch's.
+        image_size: side of the pictures in pixels.
+        on_error: as for other data; the world's pictures never break.
+
+    Raises:
+        UserError: a number is out of range.
+    """
+
+    def __init__(
+        self,
+        samples: int,
+        batch_size: int,
+        eval_batch_size: int,
+        records: Kind = "pairs",
+        num_workers: int = 0,
+        benchmarks: list[Benchmark] | None = None,
+        seed: int = 0,
+        series_size: int = 4,
+        captions_per_image: int = 1,
+        full_captions: float = 0.3,
+        compositions: float = 0.5,
+        fresh: bool = True,
+        image_size: int = 64,
+        on_error: Literal["raise", "skip"] = "raise",
+    ) -> None:
+        _within("series_size", series_size, 1, FAMILY_SIZE - 1)
+        _within("full_captions", full_captions, 0, 1)
+        _within("compositions", compositions, 0, 1)
+        _within("captions_per_image", captions_per_image, 1, None)
+        _within("image_size", image_size, 16, 1024)
+        super().__init__(
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            benchmarks=benchmarks,
+            seed=seed,
+            series=1 if records == "texts" else series_size,
+            on_error=on_error,
+        )
+        self.train_record = {"pairs": Pair, "triplets": Triplet, "texts": TextPair}[records]
+        self.records: Kind = records
+        self.samples = samples
+        self.captions_per_image = captions_per_image
+        self.full_captions = full_captions
+        self.compositions = compositions
+        self.fresh = fresh
+        self.image_size = image_size
+
+    def train_dataset(self) -> TrainRecords:
+        source = _Source(self.samples, self.seed, self.series, self.fresh, self.image_size)
+        if self.records == "pairs":
+            return WorldPairs(source, self.captions_per_image, self.full_captions)
+        if self.records == "triplets":
+            return WorldTriplets(source)
+        return WorldTexts(source, self.full_captions, self.compositions)
+
+
+def _within(name: str, value: float, low: float, high: float | None) -> None:
+    if value < low or (high is not None and value > high):
+        limits = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise UserError(f"data.init_args.{name} is {value}; choose a value {limits}")
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Which scenes a key means: consecutive indices share a family."""
+
+    samples: int
+    seed: int
+    series: int
+    fresh: bool
+    image_size: int
+
+    def place(self, key: SampleKey) -> tuple[int, int, int]:
+        """(epoch, number of the family, member of it)."""
+        epoch = key.epoch if self.fresh else 0
+        return epoch, key.index // self.series, key.index % self.series
+
+    def family(self, key: SampleKey, size: int) -> Family:
+        epoch, group, _ = self.place(key)
+        return draw_family(generator("train", self.seed, epoch, group), size)
+
+    def generator(self, key: SampleKey) -> np.random.Generator:
+        """For what is decided for one sample only. Never that of its family."""
+        epoch, group, member = self.place(key)
+        return generator("train", self.seed, epoch, group, member + 1)
+
+    def image(self, key: SampleKey, scene: Scene, member: int) -> SceneImage:
+        """Known by one id wherever in its family's samples it appears."""
+        epoch, group, _ = self.place(key)
+        return SceneImage(f"{self.seed}-{epoch}-{group}-{member}", scene, self.image_size)
+
+
+@dataclass(frozen=True)
+class WorldPairs:
+    """Pictures with captions; the samples of a series are a scene and its variations."""
+
+    source: _Source
+    captions: int
+    full_captions: float
+
+    def __len__(self) -> int:
+        return self.source.samples
+
+    def __getitem__(self, key: SampleKey) -> Pair:
+        _, _, member = self.source.place(key)
+        scene = self.source.family(key, self.source.series).scenes[member]
+        rng = self.source.generator(key)
+        captions = [_say(scene, self.full_captions, rng) for _ in range(self.captions)]
+        return Pair(image=self.source.image(key, scene, member), captions=tuple(captions))
+
+
+@dataclass(frozen=True)
+class WorldTriplets:
+    """From a family's base to a variation, or back; in a series, to different variations."""
+
+    source: _Source
+
+    def __len__(self) -> int:
+        return self.source.samples
+
+    def __getitem__(self, key: SampleKey) -> Triplet:
+        _, _, member = self.source.place(key)
+        family = self.source.family(key, FAMILY_SIZE)
+        variation = family.variations[member]
+        rng = self.source.generator(key)
+        base = self.source.image(key, family.base, 0)
+        varied = self.source.image(key, variation.scene, member + 1)
+        forward = rng.random() < 0.7
+        reference, target = (base, varied) if forward else (varied, base)
+        changes = variation.changes if forward else variation.inverse()
+        style = pick(rng, STYLES)
+        return Triplet(
+            reference=reference,
+            texts=tuple(speak(change, reference.scene, style, rng) for change in changes),
+            target=target,
+            target_caption=full_caption(target.scene),
+            tags={
+                "style": style,
+                "category": "+".join(sorted({change.category for change in changes})),
+            },
+        )
+
+
+@dataclass(frozen=True)
+class WorldTexts:
+    """Two texts of one scene: two captions, or a caption with a change, and the result."""
+
+    source: _Source
+    full_captions: float
+    compositions: float
+
+    def __len__(self) -> int:
+        return self.source.samples
+
+    def __getitem__(self, key: SampleKey) -> TextPair:
+        rng = self.source.generator(key)
+        if rng.random() < self.compositions:
+            before, change, after = composition_example(rng)
+            return TextPair(query=f"{before}, {change}", target=after)
+        scene = draw_scene(rng)
+        said = [_say(scene, self.full_captions, rng) for _ in range(2)]
+        return TextPair(query=said[0], target=said[1])
+
+
+def _say(scene: Scene, full_captions: float, rng: np.random.Generator) -> str:
+    return full_caption(scene) if rng.random() < full_captions else caption(scene, rng)
