@@ -1,0 +1,83 @@
+"""Text-to-image retrieval in the built-in world: a caption finds its scene among others."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Literal
+
+from cirlab.benchmarks.base import Benchmark, TargetRanks
+from cirlab.errors import UserError
+from cirlab.metrics import mean_rank, recalls
+from cirlab.records import Query
+from cirlab.world.image import SceneImage
+from cirlab.world.language import caption, full_caption
+from cirlab.world.scene import Signature, draw_scene, generator
+
+
+class WorldTextToImage(Benchmark):
+    """One caption of every scene; scenes of equal signature are all targets.
+
+    Args:
+        scenes: gallery images, and queries.
+        captions: "full" says everything; "partial" leaves things out as people do, so that
+            other scenes can be as right as the targets, which no metric then forgives.
+        split: val or test; training never sees either's scenes.
+        seed: another benchmark of the same kind.
+        name: where it stands in the results.
+        image_size: side of the pictures in pixels.
+
+    Raises:
+        UserError: there are no scenes.
+    """
+
+    kind = "text"
+    gallery: list[SceneImage]
+
+    def __init__(
+        self,
+        scenes: int = 2000,
+        captions: Literal["full", "partial"] = "full",
+        split: Literal["val", "test"] = "val",
+        seed: int = 0,
+        name: str = "world_text_to_image",
+        image_size: int = 64,
+    ) -> None:
+        if scenes < 1:
+            raise UserError(f"{name} has {scenes} scenes; set scenes to at least 1")
+        self.scenes = scenes
+        self.captions = captions
+        self.split = split
+        self.seed = seed
+        self.name = name
+        self.image_size = image_size
+        self.gallery = []
+        self.queries = []
+
+    @property
+    def gallery_id(self) -> str:
+        return f"world_scenes-{self.split}-{self.seed}-{self.scenes}-{self.image_size}"
+
+    def setup(self) -> None:
+        if self.gallery:
+            return
+        by_signature: defaultdict[Signature, list[str]] = defaultdict(list)
+        texts: list[str] = []
+        for number in range(self.scenes):
+            # The 1 keeps these scenes apart from those of composed retrieval.
+            rng = generator(self.split, self.seed, number, 1)
+            scene = draw_scene(rng)
+            image = SceneImage(f"{self.split}-{self.seed}-{number}", scene, self.image_size)
+            self.gallery.append(image)
+            by_signature[scene.signature()].append(image.id)
+            texts.append(full_caption(scene) if self.captions == "full" else caption(scene, rng))
+        self.queries = [
+            self._query(image, text, by_signature[image.scene.signature()])
+            for image, text in zip(self.gallery, texts, strict=True)
+        ]
+
+    def score(self, ranks: TargetRanks) -> dict[str, float]:
+        return recalls(ranks.targets, (1, 5, 10)) | {"mean_rank": mean_rank(ranks.targets)}
+
+    def _query(self, image: SceneImage, text: str, equal: list[str]) -> Query:
+        others = (name for name in equal if name != image.id)
+        return Query(id=image.id, text=text, targets=(image.id, *others))
