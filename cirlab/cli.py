@@ -97,13 +97,9 @@ class RetrievalCLI(LightningCLI):
         parser = self._parser(self.subcommand)
         parser.callback_keys = [key for key in NAMED_CALLBACKS if config.get(key) is not None]
         for entry in config.trainer.logger or []:
-            self._name_logger(entry.class_path.rpartition(".")[2], entry.init_args)
-
-    def _name_logger(self, kind: str, init_args: Any) -> None:
-        if kind.startswith("CSV") and init_args.get("name") is None:
-            init_args["name"] = self.experiment
-        elif kind.startswith("MLFlow") and init_args.get("experiment_name") == "lightning_logs":
-            init_args["experiment_name"] = self.experiment
+            for key in ("name", "experiment_name"):
+                if key in entry.init_args and entry.init_args[key] is None:
+                    entry.init_args[key] = self.experiment
 
 
 def with_base(args: Sequence[str]) -> list[str]:

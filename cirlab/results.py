@@ -1,0 +1,62 @@
+"""Results as one reads them: one table for each benchmark, its protocol beneath."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.table import Table
+
+#: Rows of a result beside the method, in the order they are shown.
+BASELINES = ("image_only", "text_only", "sum")
+
+
+def metric_title(name: str) -> str:
+    """`recall_at_10` as `recall@10`; `mean_rank` as `mean rank`."""
+    return name.replace("_at_", "@").replace("map@", "mAP@").replace("_", " ")
+
+
+def metric_text(name: str, value: float) -> str:
+    """Ranks as they are, everything else, being a fraction, in percent."""
+    return f"{value:.1f}" if name.endswith("rank") else f"{100 * value:.2f}"
+
+
+def protocol_line(protocol: Mapping[str, Any]) -> str:
+    """What makes the numbers comparable, in one line."""
+    line = (
+        f"{protocol['queries']} queries, pool of {protocol['pool_size']} images, "
+        f"excluded: {protocol['exclusion']}, ties {protocol['tie_rule']}, "
+        f"query read as {protocol['query_template']!r}, {protocol['index']} index, "
+        f"annotations {protocol['annotations']}"
+    )
+    return f"{line}; fractions in percent"
+
+
+def result_table(
+    title: str, protocol: Mapping[str, Any], rows: Iterable[tuple[str, Mapping[str, float]]]
+) -> Table:
+    """Named rows of metrics under one protocol."""
+    rows = list(rows)
+    names = list(dict.fromkeys(name for _, metrics in rows for name in metrics))
+    table = Table(title=title, caption=protocol_line(protocol), title_justify="left")
+    table.caption_justify = "left"
+    table.add_column("")
+    for name in names:
+        table.add_column(metric_title(name), justify="right")
+    for label, metrics in rows:
+        cells = (metric_text(n, metrics[n]) if n in metrics else "-" for n in names)
+        table.add_row(label, *cells)
+    return table
+
+
+def run_tables(results: Mapping[str, Any], method: str) -> list[Table]:
+    """One table for each benchmark of a run: the method, then its baselines."""
+    tables = []
+    for benchmark, found in results.items():
+        baselines = found.get("baselines", {})
+        named = [
+            (name.replace("_", " "), baselines[name]) for name in BASELINES if name in baselines
+        ]
+        rows = [(method, found["metrics"]), *named]
+        tables.append(result_table(benchmark, found["protocol"], rows))
+    return tables
