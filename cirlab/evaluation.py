@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cirlab.benchmarks.base import Benchmark, TargetRanks, breakdown_rows
+from cirlab.benchmarks.base import Benchmark, breakdown_rows
 from cirlab.errors import UserError
 from cirlab.index import GalleryIndex
+from cirlab.metrics import best_ranks
 from cirlab.records import Image, Query
 
 #: Encoded parts of a composed query that are ranked beside it.
@@ -115,7 +116,7 @@ def evaluate(
     """
     queries, rows = _rankable(benchmark, gallery, encoded.valid)
     vectors = {name: rows_of[rows] for name, rows_of in encoded.vectors.items()}
-    ranks = gallery.main.target_ranks(vectors["query"], queries)
+    ranks, top = gallery.main.rank(vectors["query"], queries, k=top_k)
     unreadable = int((~encoded.valid).sum()) + gallery.size - len(gallery.rows)
     results = {
         "protocol": _protocol(benchmark, gallery, vectors["query"]) | {"queries": len(queries)},
@@ -133,7 +134,8 @@ def evaluate(
         },
         "skipped_images": unreadable,
     }
-    return Evaluation(results, _ranking(gallery, vectors["query"], queries, rows, ranks, top_k))
+    images = torch.where(top.positions < 0, -1, gallery.rows[top.positions.clamp(min=0)])
+    return Evaluation(results, Ranking(tuple(rows), images, ranks=best_ranks(ranks.targets)))
 
 
 def baselines(vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -185,18 +187,3 @@ def without(query: Query, missing: frozenset[str]) -> Query | None:
     }
     within = left.get("subset", left["targets"])
     return dataclasses.replace(query, **left) if set(left["targets"]) & set(within) else None
-
-
-def _ranking(
-    gallery: Gallery,
-    vectors: Tensor,
-    queries: Sequence[Query],
-    rows: Sequence[int],
-    ranks: TargetRanks,
-    top_k: int,
-) -> Ranking:
-    found = gallery.main.top(vectors, queries, top_k).positions
-    images = torch.where(found >= 0, gallery.rows[found.clamp(min=0)], -1)
-    unranked = torch.iinfo(torch.long).max
-    best = ranks.targets.masked_fill(ranks.targets == 0, unranked).min(dim=1).values
-    return Ranking(queries=tuple(rows), images=images, ranks=best)

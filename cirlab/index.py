@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from contextlib import contextmanager
+from functools import cached_property
 
 import faiss
 import torch
@@ -20,10 +21,15 @@ from cirlab.errors import UserError
 from cirlab.ranking import (
     TIE_TOLERANCE,
     Positions,
+    SearchResult,
+    best_columns,
     columns_of,
+    drop,
+    in_order,
     locate,
     lookup,
     pessimistic_ranks,
+    rank_within,
 )
 from cirlab.records import Query
 
@@ -31,19 +37,6 @@ __all__ = ["APPROXIMATE_DEPTH", "TIE_TOLERANCE", "GalleryIndex", "SearchResult"]
 
 #: How many images of an approximate index are searched for a query's targets.
 APPROXIMATE_DEPTH = 1000
-
-
-class SearchResult(NamedTuple):
-    """The best images of every query, by descending score, then by position.
-
-    Attributes:
-        positions: positions in the gallery; -1 only at the end of a row, where exclusion or an
-            approximate index left fewer than k images. Shape (Q, k), int64.
-        scores: cosine similarities; -inf beside -1. Shape (Q, k), float32.
-    """
-
-    positions: Tensor
-    scores: Tensor
 
 
 class GalleryIndex:
@@ -71,7 +64,8 @@ class GalleryIndex:
         self.position = {name: position for position, name in enumerate(self.ids)}
         self._check_ids(len(vectors))
         self.vectors = unit_vectors(vectors, what="gallery")
-        self._faiss = _build(factory, self.vectors)
+        if not self.is_exact:
+            _ = self._faiss  # a factory that does not work is refused here
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -79,7 +73,12 @@ class GalleryIndex:
     @property
     def is_exact(self) -> bool:
         """Whether a search compares the query with every image."""
-        return isinstance(self._faiss, faiss.IndexFlat)
+        return self.factory == "Flat"
+
+    @cached_property
+    def _faiss(self) -> faiss.Index:
+        # Ranks by counting need no FAISS: an exact index copies the vectors when searched.
+        return _build(self.factory, self.vectors)
 
     def _check_ids(self, vectors: int) -> None:
         if not self.ids:
@@ -112,37 +111,6 @@ class GalleryIndex:
         positions = lookup(rows, self.position, names, role="excluded image")
         return self._search(unit_vectors(queries, what="query"), k, positions)
 
-    def top(self, vectors: Tensor, queries: Sequence[Query], k: int) -> SearchResult:
-        """The k best images by the queries' own rules: exclusions, and candidates if any.
-
-        Args:
-            vectors: of the queries, normalised here. Shape (Q, D).
-            queries: their records, Q in all.
-            k: at least 1.
-
-        Raises:
-            UserError: see `target_ranks`.
-        """
-        vectors, known = unit_vectors(vectors, what="query"), locate(queries, self.position)
-        k = min(k, len(self))
-        best = torch.full((len(queries), k), -1)
-        scores = torch.full((len(queries), k), -torch.inf)
-        pooled, free = _by_pool(known)
-        if len(pooled):
-            found = self._top_of_pools(vectors[pooled], known.select(pooled), k)
-            width = found.positions.shape[1]
-            best[pooled, :width], scores[pooled, :width] = found
-        if len(free):
-            best[free], scores[free] = self._search(vectors[free], k, known.exclude[free])
-        return SearchResult(best, scores)
-
-    def _top_of_pools(self, vectors: Tensor, known: Positions, k: int) -> SearchResult:
-        pools, scores = known.pools, torch.empty(known.pools.shape)
-        for block in self._pool_blocks(pools):
-            scores[block] = self._pool_scores(vectors[block], pools[block])
-        dropped = (pools < 0) | (columns_of(pools, known.exclude) >= 0)
-        return _in_order(pools.masked_fill(dropped, -1), scores.masked_fill(dropped, -torch.inf), k)
-
     def _search(self, queries: Tensor, k: int, exclude: Tensor) -> SearchResult:
         # Exclusion is by id after searching far enough. FAISS orders equal scores as it likes,
         # so dropping the first hit could drop a twin of the reference instead of it.
@@ -152,13 +120,15 @@ class GalleryIndex:
         if self.is_exact and depth < len(self):
             self._settle_ties_at_the_end(queries, found, scores)
         dropped = (found < 0) | (columns_of(found, exclude) >= 0)
-        return _in_order(found.masked_fill(dropped, -1), scores.masked_fill(dropped, -torch.inf), k)
+        return in_order(found.masked_fill(dropped, -1), scores.masked_fill(dropped, -torch.inf), k)
 
     def _settle_ties_at_the_end(self, queries: Tensor, found: Tensor, scores: Tensor) -> None:
         """Where the last hits tie, FAISS returns any of the tied images; take the first ones."""
         depth = found.shape[1]
         for row in (scores[:, -1] == scores[:, -2]).nonzero().flatten().tolist():
-            ranking = torch.sort(self.vectors @ queries[row], descending=True, stable=True)
+            with full_precision():
+                every = self.vectors @ queries[row]
+            ranking = torch.sort(every, descending=True, stable=True)
             found[row], scores[row] = ranking.indices[:depth], ranking.values[:depth]
 
     def recall_against_flat(self, queries: Tensor, k: int = 10) -> float:
@@ -170,14 +140,22 @@ class GalleryIndex:
     # ---- ranks --------------------------------------------------------------------------
 
     def target_ranks(self, vectors: Tensor, queries: Sequence[Query]) -> TargetRanks:
-        """Pessimistic ranks of all targets (`cirlab.ranking.pessimistic_ranks`).
+        """Pessimistic ranks of all targets, see `rank`."""
+        return self.rank(vectors, queries, k=0)[0]
 
-        Excluded images do not count; a query with candidates is ranked within them. With an
-        approximate index, whole-gallery ranks come from its best `APPROXIMATE_DEPTH` images.
+    def rank(
+        self, vectors: Tensor, queries: Sequence[Query], k: int
+    ) -> tuple[TargetRanks, SearchResult]:
+        """Pessimistic ranks of all targets, and the k best images, in one pass.
+
+        Excluded images do not count; a query with candidates is ranked within them
+        (`cirlab.ranking.pessimistic_ranks`). With an approximate index, whole-gallery ranks come
+        from its best `APPROXIMATE_DEPTH` images; a target beyond ranks one past the gallery.
 
         Args:
             vectors: of the queries, normalised here. Shape (Q, D).
             queries: their records, Q in all.
+            k: how many images to list; 0 for none.
 
         Raises:
             UserError: NaN or infinite vectors, or queries that break a rule of
@@ -186,63 +164,75 @@ class GalleryIndex:
         if len(vectors) != len(queries):
             raise ValueError(f"{len(vectors)} vectors for {len(queries)} queries")
         vectors, known = unit_vectors(vectors, what="query"), locate(queries, self.position)
+        with full_precision():
+            ranks, best = self._rank(vectors, known, k)
+            if known.subsets is None:
+                return TargetRanks(ranks), best
+            within, _ = self._rank(vectors, known._replace(pools=known.subsets), k=0)
+            return TargetRanks(ranks, subset=within), best
+
+    def _rank(self, vectors: Tensor, known: Positions, k: int) -> tuple[Tensor, SearchResult]:
+        """Ranks (Q, T) and best images, each query in its pool if it has one."""
+        queries, k = len(vectors), min(k, len(self))
         ranks = torch.zeros_like(known.targets)
-        pooled, free = _by_pool(known)
-        if len(pooled):
-            own = known.select(pooled)
-            ranks[pooled] = self._ranks_within(vectors[pooled], own, own.pools)
-        if len(free):
-            rank = self._ranks_by_counting if self.is_exact else self._ranks_by_search
-            ranks[free] = rank(vectors[free], known.select(free))
-        subset = None
-        if known.subsets is not None:
-            subset = self._ranks_within(vectors, known, known.subsets)
-        return TargetRanks(targets=ranks, subset=subset)
+        best = SearchResult(torch.full((queries, k), -1), torch.full((queries, k), -torch.inf))
+        has_pool = (known.pools >= 0).any(dim=1)
+        rank_free = self._rank_gallery if self.is_exact else self._rank_found
+        for rows, rank in ((has_pool, self._rank_pools), (~has_pool, rank_free)):
+            for block in self._blocks(rows.nonzero().flatten(), known, rank == self._rank_pools):
+                ranks[block], found = rank(vectors[block], known.select(block), k)
+                width = found.positions.shape[1]
+                best.positions[block, :width] = found.positions
+                best.scores[block, :width] = found.scores
+        return ranks, best
 
-    def _ranks_by_counting(self, vectors: Tensor, known: Positions) -> Tensor:
-        ranks = torch.zeros_like(known.targets)
-        for block in self._blocks(len(vectors), row_size=len(self)):
-            scores = vectors[block] @ self.vectors.T
-            ranks[block] = pessimistic_ranks(scores, known.targets[block], known.exclude[block])
-        return ranks
+    def _rank_gallery(
+        self, vectors: Tensor, known: Positions, k: int
+    ) -> tuple[Tensor, SearchResult]:
+        scores = vectors @ self.vectors.T
+        drop(scores, known.exclude)
+        best = best_columns(scores, k)
+        return pessimistic_ranks(scores, known.targets), best
 
-    def _ranks_within(self, vectors: Tensor, known: Positions, pools: Tensor) -> Tensor:
-        """Ranks within each query's own pool (Q, C); 0 for targets outside it. Shape (Q, T)."""
-        ranks = torch.zeros_like(known.targets)
-        for block in self._pool_blocks(pools):
-            pool = pools[block]
-            padding = torch.arange(pool.shape[1]).expand_as(pool).masked_fill(pool >= 0, -1)
-            removed = torch.cat([columns_of(known.exclude[block], pool), padding], dim=1)
-            targets = columns_of(known.targets[block], pool)
-            scores = self._pool_scores(vectors[block], pool)
-            ranks[block] = pessimistic_ranks(scores, targets, removed)
-        return ranks
+    def _rank_pools(self, vectors: Tensor, known: Positions, k: int) -> tuple[Tensor, SearchResult]:
+        pools = known.pools.sort(dim=1).values
+        scores = torch.einsum("qcd,qd->qc", self.vectors[pools.clamp(min=0)], vectors)
+        return rank_within(scores, pools, known, k)
 
-    def _pool_scores(self, vectors: Tensor, pools: Tensor) -> Tensor:
-        """Scores of each query's own images, anything where a pool is padded. Shape (Q, C)."""
-        return torch.einsum("qcd,qd->qc", self.vectors[pools.clamp(min=0)], vectors)
+    def _rank_found(self, vectors: Tensor, known: Positions, k: int) -> tuple[Tensor, SearchResult]:
+        found = self._search(vectors, APPROXIMATE_DEPTH, known.exclude)
+        ranks, best = rank_within(found.scores, found.positions, known, k)
+        missed = (known.targets >= 0) & (ranks == 0)
+        return ranks.masked_fill(missed, len(self) + 1), best
 
-    def _pool_blocks(self, pools: Tensor) -> Iterator[slice]:
-        return self._blocks(len(pools), row_size=pools.shape[1] * (self.vectors.shape[1] + 2))
+    def _blocks(self, rows: Tensor, known: Positions, in_pools: bool) -> tuple[Tensor, ...]:
+        """Cut query rows (R,) so that what a block computes fits the memory."""
+        if not len(rows):
+            return ()
+        # Floats per query: scores with their comparisons; in pools also the gathered vectors
+        # and the table in which targets and exclusions are found.
+        table = known.targets.shape[1] + known.exclude.shape[1]
+        if in_pools:
+            floats = known.pools.shape[1] * (self.vectors.shape[1] + table + 4)
+        else:
+            floats = 2 * len(self) if self.is_exact else APPROXIMATE_DEPTH * (table + 8)
+        return rows.split(max(1, (self.memory_mib << 18) // floats))
 
-    def _ranks_by_search(self, vectors: Tensor, known: Positions) -> Tensor:
-        """Ranks among the images an approximate index returns; else one past the gallery."""
-        ranks = torch.zeros_like(known.targets)
-        width = known.targets.shape[1] + known.exclude.shape[1] + 8
-        for block in self._blocks(len(vectors), row_size=APPROXIMATE_DEPTH * width):
-            found = self._search(vectors[block], APPROXIMATE_DEPTH, known.exclude[block])
-            targets = columns_of(known.targets[block], found.positions)
-            nothing = torch.empty((len(targets), 0), dtype=torch.long)
-            within = pessimistic_ranks(found.scores, targets, nothing)
-            missed = (known.targets[block] >= 0) & (targets < 0)
-            ranks[block] = within.masked_fill(missed, len(self) + 1)
-        return ranks
 
-    def _blocks(self, rows: int, row_size: int) -> Iterator[slice]:
-        """Slices of the queries whose float32 scores, with their masks, fit the memory."""
-        step = max(1, (self.memory_mib << 20) // (5 * row_size))
-        for start in range(0, rows, step):
-            yield slice(start, start + step)
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Keep matrix products in float32.
+
+    Under `torch.set_float32_matmul_precision("medium")`, which speeds training up, CPUs that can
+    multiply in bfloat16 do so: scores are then off by 1e-3, a thousand times `TIE_TOLERANCE`.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def unit_vectors(vectors: Tensor, what: str) -> Tensor:
@@ -279,17 +269,3 @@ def _build(factory: str, vectors: Tensor) -> faiss.Index:
             f"{vectors.shape[1]} dimensions ({reason}); 'Flat' always works"
         ) from error
     return index
-
-
-def _by_pool(known: Positions) -> tuple[Tensor, Tensor]:
-    """Rows of the queries with candidates of their own, and of those without."""
-    own = (known.pools >= 0).any(dim=1)
-    return own.nonzero().flatten(), (~own).nonzero().flatten()
-
-
-def _in_order(positions: Tensor, scores: Tensor, k: int) -> SearchResult:
-    """The k best by (score descending, position ascending), dropped ones at the end."""
-    by_position = positions.argsort(dim=1, stable=True)
-    positions, scores = positions.gather(1, by_position), scores.gather(1, by_position)
-    by_score = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
-    return SearchResult(positions.gather(1, by_score), scores.gather(1, by_score))

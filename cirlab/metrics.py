@@ -43,7 +43,7 @@ def mean_average_precision_at_k(ranks: Tensor, k: int) -> float:
 
 def mean_rank(ranks: Tensor) -> float:
     """Mean over queries of the rank of the best target. Shape (Q, T)."""
-    return _best(_checked(ranks)).double().mean().item()
+    return best_ranks(_checked(ranks)).double().mean().item()
 
 
 def cumulative_hits_at_k(ranks: Tensor, k: int) -> list[float]:
@@ -73,6 +73,11 @@ def recalls(ranks: Tensor, cutoffs: Sequence[int], prefix: str = "recall") -> di
 def mean_average_precisions(ranks: Tensor, cutoffs: Sequence[int]) -> dict[str, float]:
     """`{"map_at_5": ..}` for several cut-offs."""
     return {f"map_at_{k}": mean_average_precision_at_k(ranks, k) for k in cutoffs}
+
+
+def best_ranks(ranks: Tensor) -> Tensor:
+    """Rank of each query's best target. Shape (Q, T) to (Q,)."""
+    return ranks.masked_fill(ranks == 0, torch.iinfo(ranks.dtype).max).min(dim=1).values
 
 
 class RankMetrics(Metric):
@@ -116,7 +121,7 @@ class RankMetrics(Metric):
             return
         ranks = _checked(ranks)
         self.queries += len(ranks)
-        self.rank_sum += _best(ranks).sum()
+        self.rank_sum += best_ranks(ranks).sum()
         for i, k in enumerate(self.recall_cutoffs):
             self.hits[i] += _hits(ranks, k).sum()
         for i, k in enumerate(self.precision_cutoffs):
@@ -164,11 +169,6 @@ def _cutoff(k: int) -> int:
 def _hits(ranks: Tensor, k: int) -> Tensor:
     """Whether any target is among the first k. Shape (Q,), bool."""
     return ((ranks > 0) & (ranks <= k)).any(dim=1)
-
-
-def _best(ranks: Tensor) -> Tensor:
-    """Rank of the best target. Shape (Q,)."""
-    return ranks.masked_fill(ranks == 0, torch.iinfo(ranks.dtype).max).min(dim=1).values
 
 
 def _average_precision(ranks: Tensor, k: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,19 @@ from cirlab.records import Query
 #: rounding error of about this size, which depends on block shapes and the number of threads;
 #: a smaller difference is no evidence that one image fits better.
 TIE_TOLERANCE = 1e-6
+
+
+class SearchResult(NamedTuple):
+    """The best images of every query, by descending score, then by position.
+
+    Attributes:
+        positions: positions in the gallery; -1 only at the end of a row, where exclusion, few
+            candidates or an approximate index left fewer than k images. Shape (Q, k), int64.
+        scores: cosine similarities; -inf beside -1. Shape (Q, k), float32.
+    """
+
+    positions: Tensor
+    scores: Tensor
 
 
 class Positions(NamedTuple):
@@ -93,33 +107,83 @@ def lookup(
     return table
 
 
-def pessimistic_ranks(scores: Tensor, targets: Tensor, removed: Tensor) -> Tensor:
+def drop(scores: Tensor, columns: Tensor) -> None:
+    """Take images out of the running, in place.
+
+    Args:
+        scores: becomes -inf in these columns. Shape (B, C), float32.
+        columns: padded with -1. Shape (B, E), int64.
+    """
+    rows, places = (columns >= 0).nonzero(as_tuple=True)
+    scores[rows, columns[rows, places]] = -torch.inf
+
+
+def pessimistic_ranks(scores: Tensor, targets: Tensor) -> Tensor:
     """Ranks of the targets when every tie is decided against them.
 
     An image that is no target counts as ahead of a target unless its score is lower by more
     than `TIE_TOLERANCE`. The targets of a query stand in the order of their own scores.
 
     Args:
-        scores: overwritten. Shape (B, C), float32.
+        scores: -inf where an image does not count; overwritten. Shape (B, C), float32.
         targets: columns of the targets, padded with -1. Shape (B, T), int64.
-        removed: columns that do not count, padded with -1. Shape (B, E), int64.
 
     Returns:
         1-based ranks, 0 where `targets` is -1. Shape (B, T), int64.
     """
     present = targets >= 0
     own = scores.gather(1, targets.clamp(min=0)).masked_fill(~present, -torch.inf)
-    for columns in (targets, removed):
-        rows, places = (columns >= 0).nonzero(as_tuple=True)
-        scores[rows, columns[rows, places]] = -torch.inf
+    drop(scores, targets)
     ahead = torch.zeros_like(targets)
     for j in range(targets.shape[1]):
         rows = present[:, j].nonzero().flatten()
         others = scores if len(rows) == len(scores) else scores[rows]
-        threshold = own[rows, j, None] - TIE_TOLERANCE
-        ahead[rows, j] = (others >= threshold).sum(dim=1)
+        is_ahead = others >= own[rows, j, None] - TIE_TOLERANCE
+        # NumPy counts booleans an order of magnitude faster than torch sums them.
+        ahead[rows, j] = torch.from_numpy(np.count_nonzero(is_ahead.numpy(), axis=1))
     among_targets = own.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     return (ahead + among_targets + 1).masked_fill(~present, 0)
+
+
+def best_columns(scores: Tensor, k: int) -> SearchResult:
+    """The k best columns of every row; -1 in place of dropped ones. Shape (B, C) to (B, k)."""
+    k = min(k, scores.shape[1])
+    values, columns = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+    if 0 < k < scores.shape[1]:
+        # Which of the images that tie for the last place it returns, topk leaves open.
+        for row in (values[:, k - 1] == values[:, k]).nonzero().flatten().tolist():
+            best = scores[row].sort(descending=True, stable=True)
+            values[row], columns[row] = best.values[: k + 1], best.indices[: k + 1]
+    return in_order(columns.masked_fill(values == -torch.inf, -1), values, k)
+
+
+def rank_within(
+    scores: Tensor, pool: Tensor, known: Positions, k: int
+) -> tuple[Tensor, SearchResult]:
+    """Ranks of the targets, and the k best images, within some images of each query.
+
+    Args:
+        scores: of the pool's images; overwritten. Shape (B, C), float32.
+        pool: their positions, ascending within equal scores, padded with -1. Shape (B, C).
+        known: the positions of the B queries.
+        k: how many images to list.
+
+    Returns:
+        Ranks (B, T), 0 for targets outside the pool; and the best images (B, k).
+    """
+    drop(scores, columns_of(known.exclude, pool))
+    scores.masked_fill_(pool < 0, -torch.inf)
+    columns, values = best_columns(scores, k)
+    best = pool.gather(1, columns.clamp(min=0)).masked_fill(columns < 0, -1)
+    return pessimistic_ranks(scores, columns_of(known.targets, pool)), SearchResult(best, values)
+
+
+def in_order(positions: Tensor, scores: Tensor, k: int) -> SearchResult:
+    """The first k of each row by (score descending, position ascending). Shapes (B, C)."""
+    by_position = positions.argsort(dim=1, stable=True)
+    positions, scores = positions.gather(1, by_position), scores.gather(1, by_position)
+    by_score = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
+    return SearchResult(positions.gather(1, by_score), scores.gather(1, by_score))
 
 
 def columns_of(table: Tensor, pool: Tensor) -> Tensor:
