@@ -122,6 +122,8 @@ class CoLLM(RetrievalModule):
         reference_negatives: also tell the target from the reference images of the batch
             (triplets only). Not in the paper: the reference is removed or tolerated in its
             benchmarks, but its look-alikes are not.
+        texts: how several texts of a triplet become one: a random one, all in order, or a random
+            number of them in random order. The paper says that they can be combined, not how.
         init_from: checkpoint of a CoLLM to start from; its architecture must be this one.
         instruction: the sentence before the query.
     """
@@ -142,6 +144,7 @@ class CoLLM(RetrievalModule):
         image_query: bool = True,
         text_query: bool = True,
         reference_negatives: bool = True,
+        texts: Literal["one", "all", "some"] = "some",
         init_from: str | None = None,
         instruction: str = INSTRUCTION,
     ) -> None:
@@ -154,6 +157,7 @@ class CoLLM(RetrievalModule):
         self.synthesis = synthesis or Synthesis()
         self.image_query, self.text_query = image_query, text_query
         self.reference_negatives = reference_negatives
+        self.texts = texts
         self.init_from = init_from
         self.template = QueryTemplate(instruction)
         self.clip: DualEncoder | None = None
@@ -200,7 +204,7 @@ class CoLLM(RetrievalModule):
     # ---- training -----------------------------------------------------------------------
 
     def train_collator(self) -> Callable[[Sequence[Any]], Inputs]:
-        return TrainCollator(self._clip.processor, self.llm.processor, self.template)
+        return TrainCollator(self._clip.processor, self.llm.processor, self.template, self.texts)
 
     def losses(self, batch: Inputs) -> dict[str, torch.Tensor]:
         if "reference" in batch:
@@ -310,6 +314,7 @@ class TrainCollator:
     images: DualProcessor
     words: LLMProcessor
     template: QueryTemplate
+    texts: Literal["one", "all", "some"]
 
     def __call__(self, records: Sequence[Pair] | Sequence[Triplet]) -> Inputs:
         if isinstance(records[0], Triplet):
@@ -327,7 +332,7 @@ class TrainCollator:
         }
 
     def _triplets(self, triplets: list[Triplet]) -> Inputs:
-        texts = [", ".join(triplet.texts) for triplet in triplets]
+        texts = [self._text(triplet) for triplet in triplets]
         return {
             "reference": self.images.images([t.reference.load() for t in triplets]),
             "reference_ids": image_ids([t.reference for t in triplets]),
@@ -335,6 +340,12 @@ class TrainCollator:
             "ids": image_ids([t.target for t in triplets]),
             "query": self.words([self.template(image=True, text=text) for text in texts]),
         }
+
+    def _text(self, triplet: Triplet) -> str:
+        if self.texts == "all":
+            return ", ".join(triplet.texts)
+        count = 1 if self.texts == "one" else random.randint(1, len(triplet.texts))
+        return ", ".join(random.sample(triplet.texts, count))
 
 
 @dataclass(frozen=True)

@@ -6,33 +6,15 @@ import json
 import pickle
 from pathlib import Path
 
-import open_clip
 import PIL.Image
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from cirlab.encoders.adapters import TowerLora, adapters_disabled, add_lora_to_tower
 from cirlab.encoders.dual import OpenClipEncoder, fingerprint, load_dual_encoder
 from cirlab.encoders.scratch import write_clip_folder, word_tokenizer
 from cirlab.errors import UserError
-
-WORDS = ["a", "red", "circle", "blue", "square"]
-
-
-def write_tiny_clip(folder: Path, seed: int = 0) -> Path:
-    architecture = {
-        "embed_dim": 16,
-        "vision_cfg": {
-            "image_size": 32, "patch_size": 16, "width": 32, "layers": 2, "head_width": 16
-        },
-        "text_cfg": {"context_length": 12, "width": 32, "heads": 2, "layers": 1},
-    }
-    write_clip_folder(folder, architecture, WORDS, {"mean": [0.5] * 3, "std": [0.5] * 3})
-    torch.manual_seed(seed)
-    model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
-    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    return folder
+from tests.tiny import WORDS, write_tiny_clip
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +85,9 @@ def test_a_timm_tower_splits_into_backbone_and_projection(tmp_path: Path) -> Non
     architecture = {
         "embed_dim": 16,
         "vision_cfg": {
-            "image_size": 64, "timm_model_name": "mobilenetv2_100_same", "timm_proj": "linear"
+            "image_size": 64,
+            "timm_model_name": "mobilenetv2_100_same",
+            "timm_proj": "linear",
         },
         "text_cfg": {"context_length": 12, "width": 32, "heads": 2, "layers": 1},
     }
@@ -112,22 +96,27 @@ def test_a_timm_tower_splits_into_backbone_and_projection(tmp_path: Path) -> Non
     pixels = encoder.processor.images([photo("red"), photo("blue")])
     features = encoder.backbone_features(pixels)
     assert features.shape == (2, 1280)
-    torch.testing.assert_close(
-        encoder.project_features(features), encoder.image_embeddings(pixels)
-    )
+    torch.testing.assert_close(encoder.project_features(features), encoder.image_embeddings(pixels))
 
 
 def test_blip_loads_from_a_transformers_folder(tmp_path: Path) -> None:
     from transformers import (
-        BlipConfig, BlipForImageTextRetrieval, BlipImageProcessor, BlipProcessor
+        BlipConfig,
+        BlipForImageTextRetrieval,
+        BlipImageProcessor,
+        BlipProcessor,
     )
 
-    tower = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2,
-             "num_attention_heads": 2}
+    tower = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     tokenizer = word_tokenizer(WORDS, max_length=32)
     config = BlipConfig(
-        text_config=tower | {"vocab_size": len(tokenizer), "encoder_hidden_size": 32,
-                             "max_position_embeddings": 40},
+        text_config=tower
+        | {"vocab_size": len(tokenizer), "encoder_hidden_size": 32, "max_position_embeddings": 40},
         vision_config=tower | {"image_size": 32, "patch_size": 16},
         image_text_hidden_size=16,
     )
@@ -138,8 +127,9 @@ def test_blip_loads_from_a_transformers_folder(tmp_path: Path) -> None:
     encoder = load_dual_encoder(f"blip:{tmp_path}").eval()
     pixels = encoder.processor.images([photo("red"), photo("blue")])
     texts = ["a red circle", "a blue"]
-    images, captions = encoder.encode_images(pixels), encoder.encode_texts(
-        encoder.processor.tokenize(texts)
+    images, captions = (
+        encoder.encode_images(pixels),
+        encoder.encode_texts(encoder.processor.tokenize(texts)),
     )
     assert images.shape == captions.shape == (2, 16)
     # transformers' own contrastive path is the oracle.
@@ -147,8 +137,10 @@ def test_blip_loads_from_a_transformers_folder(tmp_path: Path) -> None:
     tokens = tokenizer(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
         scores = reference(
-            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"],
-            pixel_values=pixels, use_itm_head=False,
+            input_ids=tokens["input_ids"],
+            attention_mask=tokens["attention_mask"],
+            pixel_values=pixels,
+            use_itm_head=False,
         )[0]
     torch.testing.assert_close(images @ captions.T, scores, atol=1e-5, rtol=1e-4)
 

@@ -9,32 +9,15 @@ import torch
 
 from cirlab.encoders.adapters import FourBit, Lora
 from cirlab.encoders.llm import IMAGE_PLACEHOLDER, EmbeddingLLM, pool
-from cirlab.encoders.scratch import write_llm_folder
 from cirlab.errors import UserError
+from tests.tiny import write_tiny_llm
 
-WORDS = ["a", "red", "circle", "image", "text", ":", "make", "it", "blue", "now"]
 TEXTS = [f"image : {IMAGE_PLACEHOLDER} text : make it blue", f"a {IMAGE_PLACEHOLDER}"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Mistral with random weights, as transformers writes one."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    path = tmp_path_factory.mktemp("llm")
-    config = {
-        "model_type": "mistral",
-        "hidden_size": 64,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
-    }
-    write_llm_folder(path, config, WORDS)
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path)).save_pretrained(path)
-    return path
+    return write_tiny_llm(tmp_path_factory.mktemp("llm"))
 
 
 def visual(rows: int = 2, width: int = 64) -> torch.Tensor:
@@ -54,7 +37,9 @@ def test_pool_ignores_padding_on_either_side(pooling: str) -> None:
 
 def test_a_row_without_padding_is_pooled_at_its_end() -> None:
     hidden = torch.arange(12.0).reshape(1, 3, 4)
-    torch.testing.assert_close(pool(hidden, torch.ones(1, 3, dtype=torch.long), "last"), hidden[:, -1])
+    torch.testing.assert_close(
+        pool(hidden, torch.ones(1, 3, dtype=torch.long), "last"), hidden[:, -1]
+    )
 
 
 def test_padding_side_does_not_change_the_embedding(folder: Path) -> None:
