@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -14,13 +15,19 @@ from cirlab.world.image import SceneImage
 from cirlab.world.language import caption, full_caption
 from cirlab.world.phrasing import STYLES, speak
 from cirlab.world.scene import Scene, draw_scene, generator, pick
-from cirlab.world.series import Family, composition_example, draw_family
+from cirlab.world.series import (
+    FAMILY_SIZE,
+    Family,
+    composition_example,
+    draw_family,
+    draw_members,
+    draw_series,
+)
 from datamodules.base import RetrievalData
 from datamodules.loading import TrainRecords
 
 Kind = Literal["pairs", "triplets", "texts"]
-#: Look-alikes that a triplet is chosen from: a base and five variations, as in the benchmark.
-FAMILY_SIZE = 6
+MAX_SERIES = 16
 
 
 class WorldData(RetrievalData):
@@ -35,7 +42,7 @@ class WorldData(RetrievalData):
         num_workers: loader processes per training process; 0 draws in the process itself.
         benchmarks: what validation and test evaluate; null trains without evaluation.
         seed: of the scenes, what is said of them, and their order.
-        series_size: this many samples of a batch show one scene and variations of it, 1 to 5,
+        series_size: this many samples of a batch show one scene and variations of it, 1 to 16,
             so that an image's nearest neighbour is one that a change leads to; 1: unrelated
             scenes. Texts are never in series.
         captions_per_image: captions of a pair.
@@ -68,7 +75,7 @@ class WorldData(RetrievalData):
         image_size: int = 64,
         on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
-        _within("series_size", series_size, 1, FAMILY_SIZE - 1)
+        _within("series_size", series_size, 1, MAX_SERIES)
         _within("full_captions", full_captions, 0, 1)
         _within("compositions", compositions, 0, 1)
         _within("captions_per_image", captions_per_image, 1, None)
@@ -121,12 +128,18 @@ class _Source:
         epoch = key.epoch if self.fresh else 0
         return epoch, key.index // self.series, key.index % self.series
 
-    def family(self, key: SampleKey, size: int) -> Family:
+    def scenes(self, key: SampleKey) -> tuple[Scene, ...]:
+        """A scene and its variations, one for each sample of the series."""
         epoch, group, _ = self.place(key)
-        return draw_family(generator("train", self.seed, epoch, group), size)
+        return _scenes(self.seed, epoch, group, self.series)
+
+    def family(self, key: SampleKey) -> Family:
+        """The family that the samples of the series share."""
+        epoch, group, _ = self.place(key)
+        return _family(self.seed, epoch, group)
 
     def generator(self, key: SampleKey) -> np.random.Generator:
-        """For what is decided for one sample only. Never that of its family."""
+        """For what is one sample's own."""
         epoch, group, member = self.place(key)
         return generator("train", self.seed, epoch, group, member + 1)
 
@@ -134,6 +147,17 @@ class _Source:
         """Known by one id wherever in its family's samples it appears."""
         epoch, group, _ = self.place(key)
         return SceneImage(f"{self.seed}-{epoch}-{group}-{member}", scene, self.image_size)
+
+
+# The samples of a series are asked for one after another.
+@lru_cache(maxsize=2)
+def _scenes(seed: int, epoch: int, group: int, size: int) -> tuple[Scene, ...]:
+    return draw_series(generator("train", seed, epoch, group), size)
+
+
+@lru_cache(maxsize=2)
+def _family(seed: int, epoch: int, group: int) -> Family:
+    return draw_family(generator("train", seed, epoch, group))
 
 
 @dataclass(frozen=True)
@@ -149,7 +173,7 @@ class WorldPairs:
 
     def __getitem__(self, key: SampleKey) -> Pair:
         _, _, member = self.source.place(key)
-        scene = self.source.family(key, self.source.series).scenes[member]
+        scene = self.source.scenes(key)[member]
         rng = self.source.generator(key)
         captions = [_say(scene, self.full_captions, rng) for _ in range(self.captions)]
         return Pair(image=self.source.image(key, scene, member), captions=tuple(captions))
@@ -157,7 +181,7 @@ class WorldPairs:
 
 @dataclass(frozen=True)
 class WorldTriplets:
-    """From a family's base to a variation, or back; in a series, to different variations."""
+    """From one member of a family to another; the samples of a series share the family."""
 
     source: _Source
 
@@ -165,15 +189,13 @@ class WorldTriplets:
         return self.source.samples
 
     def __getitem__(self, key: SampleKey) -> Triplet:
-        _, _, member = self.source.place(key)
-        family = self.source.family(key, FAMILY_SIZE)
-        variation = family.variations[member]
+        family = self.source.family(key)
         rng = self.source.generator(key)
-        base = self.source.image(key, family.base, 0)
-        varied = self.source.image(key, variation.scene, member + 1)
-        forward = rng.random() < 0.7
-        reference, target = (base, varied) if forward else (varied, base)
-        changes = variation.changes if forward else variation.inverse()
+        member = int(rng.random() * FAMILY_SIZE)
+        (goal,) = draw_members(rng, 1, reference=member)
+        reference = self.source.image(key, family.scene(member), member)
+        target = self.source.image(key, family.scene(goal), goal)
+        changes = family.between(member, goal)
         style = pick(rng, STYLES)
         return Triplet(
             reference=reference,

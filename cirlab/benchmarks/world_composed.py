@@ -1,6 +1,6 @@
 """Composed retrieval in the built-in world: look-alikes, several targets, six kinds of change.
 
-The gallery holds families of six look-alikes (`cirlab.world.series`) and nuisance twins of
+The gallery holds whole families of 32 look-alikes (`cirlab.world.series`) and nuisance twins of
 some of them. A query's reference and principal target are of one family; all scenes that have
 the target's signature are targets. What a text leaves unsaid never makes another scene right:
 the changes of a family touch different shapes, cells and facets, so that its words can mean
@@ -20,31 +20,28 @@ from cirlab.benchmarks.base import Benchmark, TargetRanks
 from cirlab.errors import UserError
 from cirlab.metrics import mean_average_precisions, mean_rank, recalls
 from cirlab.records import Query
-from cirlab.world.changes import Change
 from cirlab.world.image import SceneImage
-from cirlab.world.phrasing import STYLES, Style, modification
+from cirlab.world.phrasing import STYLES, modification
 from cirlab.world.scene import Signature, draw_nuisance, generator, pick, pick_share
-from cirlab.world.series import Family, draw_family
+from cirlab.world.series import FAMILY_SIZE, Family, Member, draw_family, draw_members
 
-FAMILY_SIZE = 6
+#: Members of a look-alike subset, the reference included, as in CIRR.
+SUBSET_SIZE = 6
 #: Cumulative shares of no, one, two and three nuisance twins of a gallery scene.
-_TWIN_SHARES = (0.75, 0.90, 0.97, 1.0)
-#: Share of queries from a family's base to a variation; the others lead back.
-_FORWARD = 0.7
-Members = Sequence[SceneImage]
+_TWIN_SHARES = (0.80, 0.94, 0.98, 1.0)
 
 
 class WorldComposed(Benchmark):
     """Reference picture and modification text; the reference is excluded by id.
 
-    Documented shares: half of the texts are instructions, half describe the target's changed
-    part; 40, 35 and 25 % hold one, two and three changes; 70 % lead from a family's base to a
-    variation, the others back. Tags: `category` (several joined by "+"), `style`, `changes`.
+    Half of the texts are instructions, half describe the target's changed part; 40, 35 and 25 %
+    hold one, two and three changes. A query's subset are the target and four others that are
+    one to three changes away from the reference. Tags: `category` (several joined by "+"),
+    `style`, `changes`.
 
     Args:
-        families: look-alike families; each gives 6 gallery scenes and their twins (about 0.4
-            for each scene).
-        queries_per_family: from 1 to 5, each with another variation.
+        families: each gives 32 gallery scenes and about 8 nuisance twins of these.
+        queries_per_family: each from another pair of reference and target.
         split: val or test; training never sees either's scenes.
         seed: another benchmark of the same kind.
         name: where it stands in the results.
@@ -61,8 +58,8 @@ class WorldComposed(Benchmark):
 
     def __init__(
         self,
-        families: int = 375,
-        queries_per_family: int = 4,
+        families: int = 80,
+        queries_per_family: int = 20,
         split: Literal["val", "test"] = "val",
         seed: int = 0,
         name: str = "world_composed",
@@ -70,10 +67,10 @@ class WorldComposed(Benchmark):
     ) -> None:
         if families < 1:
             raise UserError(f"{name} has {families} families; set families to at least 1")
-        if not 1 <= queries_per_family < FAMILY_SIZE:
+        if not 1 <= queries_per_family <= FAMILY_SIZE:
             raise UserError(
                 f"{name} asks {queries_per_family} queries of each family; "
-                f"set queries_per_family from 1 to {FAMILY_SIZE - 1}"
+                f"set queries_per_family from 1 to {FAMILY_SIZE}"
             )
         self.families = families
         self.queries_per_family = queries_per_family
@@ -109,19 +106,19 @@ class WorldComposed(Benchmark):
     def _family(self, number: int) -> list[_Draft]:
         """Put one family and its twins into the gallery; its queries, targets to be filled in."""
         rng = generator(self.split, self.seed, number)
-        family = draw_family(rng, FAMILY_SIZE)
+        family = draw_family(rng)
         prefix = f"{self.split}-{self.seed}-{number}"
-        members = [
-            SceneImage(f"{prefix}-{i}", scene, self.image_size)
-            for i, scene in enumerate(family.scenes)
+        images = [
+            SceneImage(f"{prefix}-{member}", family.scene(member), self.image_size)
+            for member in range(FAMILY_SIZE)
         ]
-        self.gallery += members
-        for member in members:
+        self.gallery += images
+        for image in images:
             for i in range(pick_share(rng, _TWIN_SHARES)):
-                twin = member.scene.twin(draw_nuisance(rng))
-                self.gallery.append(SceneImage(f"{member.id}-twin{i}", twin, self.image_size))
-        chosen = rng.permutation(FAMILY_SIZE - 1)[: self.queries_per_family]
-        return [_draft(family, members, int(i), rng) for i in chosen]
+                twin = image.scene.twin(draw_nuisance(rng))
+                self.gallery.append(SceneImage(f"{image.id}-twin{i}", twin, self.image_size))
+        references = rng.permutation(FAMILY_SIZE)[: self.queries_per_family].tolist()
+        return [_draft(family, images, reference, rng) for reference in references]
 
 
 @dataclass(frozen=True)
@@ -130,14 +127,12 @@ class _Draft:
 
     reference: SceneImage
     target: SceneImage
-    changes: tuple[Change, ...]
-    style: Style
     text: str
     subset: tuple[str, ...]
+    tags: dict[str, str]
 
     def query(self, targets: Sequence[str]) -> Query:
         principal = self.target.id
-        categories = sorted({change.category for change in self.changes})
         return Query(
             id=f"{self.reference.id}>{principal}",
             text=self.text,
@@ -145,26 +140,25 @@ class _Draft:
             targets=(principal, *(name for name in targets if name != principal)),
             exclude=(self.reference.id,),
             subset=self.subset,
-            tags={
-                "category": "+".join(categories),
-                "style": self.style,
-                "changes": str(len(self.changes)),
-            },
+            tags=self.tags,
         )
 
 
-def _draft(family: Family, members: Members, variation: int, rng: np.random.Generator) -> _Draft:
-    varied = family.variations[variation]
-    ends, changes = (members[0], members[variation + 1]), varied.changes
-    if rng.random() >= _FORWARD:
-        ends, changes = ends[::-1], varied.inverse()
-    reference, target = ends
+def _draft(
+    family: Family, images: Sequence[SceneImage], reference: Member, rng: np.random.Generator
+) -> _Draft:
+    (target,) = draw_members(rng, 1, reference=reference)
+    rivals = draw_members(rng, SUBSET_SIZE - 2, reference=reference, exclude=(target,))
+    changes = family.between(reference, target)
     style = pick(rng, STYLES)
     return _Draft(
-        reference=reference,
-        target=target,
-        changes=changes,
-        style=style,
-        text=modification(changes, reference.scene, style, rng),
-        subset=tuple(member.id for member in members if member.id != reference.id),
+        reference=images[reference],
+        target=images[target],
+        text=modification(changes, images[reference].scene, style, rng),
+        subset=tuple(images[member].id for member in sorted((target, *rivals))),
+        tags={
+            "category": "+".join(sorted({change.category for change in changes})),
+            "style": style,
+            "changes": str(len(changes)),
+        },
     )
