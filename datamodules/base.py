@@ -13,7 +13,6 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
-from torchdata.stateful_dataloader import StatefulDataLoader
 
 from cirlab.benchmarks.base import Benchmark
 from cirlab.errors import UserError
@@ -34,7 +33,7 @@ from datamodules.loading import (
     TrainSamples,
     init_worker,
 )
-from datamodules.sampling import TrainSampler
+from datamodules.sampling import ResumableLoader, TrainSampler
 
 
 class RetrievalData(L.LightningDataModule):
@@ -103,7 +102,7 @@ class RetrievalData(L.LightningDataModule):
             if self.on_error == "raise":
                 check_files(list(image_files(benchmark)))
 
-    def train_dataloader(self) -> StatefulDataLoader:
+    def train_dataloader(self) -> ResumableLoader:
         records = self.train_dataset()
         rank, replicas = self._place()
         sampler = TrainSampler(
@@ -113,13 +112,8 @@ class RetrievalData(L.LightningDataModule):
             series=self.series,
             rank=rank,
             replicas=replicas,
-            limit=self.trainer.limit_train_batches if self.trainer else None,
         )
-        if self.trainer:
-            # Lightning makes the first iterator before it tells the sampler a resumed epoch.
-            progress = self.trainer.fit_loop.epoch_progress.current
-            sampler.set_epoch(progress.processed)  # type: ignore[attr-defined]
-        return StatefulDataLoader(
+        return ResumableLoader(
             TrainSamples(records, on_error=self.on_error),
             batch_size=self.batch_size,
             sampler=sampler,
@@ -129,17 +123,17 @@ class RetrievalData(L.LightningDataModule):
         )
 
     def val_dataloader(self) -> dict[str, DataLoader[Any]]:
-        loaders = {}
-        collate = self._module.image_collator()
+        loaders: dict[str, DataLoader[Any]] = {}
+        images, queries = self._module.image_collator(), self._module.query_collator()
         for benchmark in self.benchmarks:
-            key = f"gallery/{benchmark.gallery_id}"
+            key, source = f"gallery/{benchmark.gallery_id}", benchmark.gallery_id
             if key not in loaders:
-                wrapped = EvalCollator(collate, kind="gallery", source=benchmark.gallery_id)
-                loaders[key] = self._eval_loader(benchmark.gallery, wrapped)
-        collate = self._module.query_collator()
+                collate = EvalCollator(images, kind="gallery", source=source, seed=self.seed)
+                loaders[key] = self._eval_loader(benchmark.gallery, collate)
         for benchmark in self.benchmarks:
-            wrapped = EvalCollator(collate, kind="queries", source=benchmark.name)
-            loaders[f"queries/{benchmark.name}"] = self._eval_loader(benchmark.queries, wrapped)
+            key, source = f"queries/{benchmark.name}", benchmark.name
+            collate = EvalCollator(queries, kind="queries", source=source, seed=self.seed)
+            loaders[key] = self._eval_loader(benchmark.queries, collate)
         return loaders
 
     def test_dataloader(self) -> dict[str, DataLoader[Any]]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -146,20 +147,23 @@ class TrainCollator:
             whole.append(sample)
         names = [name for sample in whole for name in sample.skipped]
         try:
-            with isolate_rng(include_cuda=False):
-                _seed_all((self.seed, *whole[0].key))
+            with _seeded(self.seed, *whole[0].key):
                 batch = self.collate([sample.record for sample in whole])
         except UserError as error:
             return error
         return {**batch, "skipped": names}
 
 
-def _seed_all(entropy: tuple[int, ...]) -> None:
+@contextmanager
+def _seeded(*entropy: int) -> Iterator[None]:
+    """Global generators seeded by the numbers given, and put back afterwards."""
     seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - the global generator is what libraries use
-    # torch.manual_seed would also reseed the accelerator, which nobody puts back.
-    torch.default_generator.manual_seed(seed)
+    with isolate_rng(include_cuda=False):
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - the global generator is what libraries use
+        # torch.manual_seed would also reseed the accelerator, which nobody puts back.
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 class EvalSamples(Dataset[EvalSample]):
@@ -200,18 +204,22 @@ class EvalCollator:
         collate: a method's `image_collator()` or `query_collator()`.
         kind: what the items are.
         source: the gallery's id or the benchmark's name.
+        seed: of any randomness in the collator, so that an evaluation repeats itself and leaves
+            the training that it interrupts as it was.
     """
 
     def __init__(
-        self, collate: Collate, *, kind: Literal["gallery", "queries"], source: str
+        self, collate: Collate, *, kind: Literal["gallery", "queries"], source: str, seed: int
     ) -> None:
         self.collate = collate
+        self.seed = seed
         self.kind = kind
         self.source = source
 
     def __call__(self, samples: Sequence[EvalSample]) -> dict[str, Any] | UserError:
         try:
-            inputs = self.collate([sample.item for sample in samples])
+            with _seeded(self.seed, samples[0].position):
+                inputs = self.collate([sample.item for sample in samples])
         except UserError as error:
             return error
         return {

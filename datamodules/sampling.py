@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from cirlab.errors import UserError
 from cirlab.records import SampleKey
@@ -37,8 +37,6 @@ class TrainSampler(Sampler[SampleKey]):
             `length % series` last samples are never drawn.
         rank: this process among the data-parallel ones.
         replicas: number of data-parallel processes.
-        limit: batches after which the trainer ends an epoch (`limit_train_batches`), by which
-            a checkpoint of an epoch's end is told from one of its middle; None: all.
 
     Raises:
         UserError: no full batch can be drawn, or batches would tear series apart.
@@ -53,7 +51,6 @@ class TrainSampler(Sampler[SampleKey]):
         series: int = 1,
         rank: int = 0,
         replicas: int = 1,
-        limit: int | float | None = None,
     ) -> None:
         if batch_size < 1 or series < 1 or batch_size % series:
             raise UserError(
@@ -68,7 +65,6 @@ class TrainSampler(Sampler[SampleKey]):
                 f"the training set holds {length} samples, less than one batch of {batch_size} "
                 f"on each of {replicas} process(es); lower data.init_args.batch_size"
             )
-        self.drawn = self.batches if limit is None else _limited(self.batches, limit)
         self.length = length
         self.batch_size = batch_size
         self.seed = seed
@@ -76,6 +72,7 @@ class TrainSampler(Sampler[SampleKey]):
         self.rank = rank
         self.replicas = replicas
         self.epoch = 0
+        self.start = 0
 
     def __len__(self) -> int:
         """Samples per epoch of this process; incomplete batches are dropped."""
@@ -84,6 +81,10 @@ class TrainSampler(Sampler[SampleKey]):
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of iterators made from now on (Lightning calls this)."""
         self.epoch = epoch
+
+    def skip(self, batches: int) -> None:
+        """Let the next iterator, and only that, start after so many batches."""
+        self.start = batches * self.batch_size
 
     def order(self, epoch: int) -> np.ndarray:
         """Dataset indices of this process in one epoch. Shape (len(self),), int64."""
@@ -96,66 +97,79 @@ class TrainSampler(Sampler[SampleKey]):
         """What must not change between a checkpoint and the run that resumes from it."""
         return {
             "length": self.length,
+            "batch_size": self.batch_size,
             "seed": self.seed,
             "series": self.series,
             "replicas": self.replicas,
         }
 
     def __iter__(self) -> Iterator[SampleKey]:
-        return _Keys(self)
+        epoch, order = self.epoch, self.order(self.epoch)[self.start :]
+        self.start = 0
+        return (SampleKey(epoch, int(index)) for index in order)
 
 
-class _Keys(Iterator[SampleKey]):
-    """One epoch's keys; torchdata's loader saves and restores its state with a checkpoint."""
+class ResumableLoader(DataLoader[Any]):
+    """A loader over a `TrainSampler` whose place Lightning saves with a checkpoint.
 
-    def __init__(self, sampler: TrainSampler) -> None:
-        self._sampler = sampler
-        self._epoch = sampler.epoch
-        self._order = sampler.order(self._epoch)
-        self._yielded = 0
+    The place is (epoch, batches handed out): batches that workers have prepared ahead do not
+    count, and the number of workers may differ in the run that resumes.
+    """
 
-    def __next__(self) -> SampleKey:
-        if self._yielded == len(self._order):
-            raise StopIteration
-        self._yielded += 1
-        return SampleKey(self._epoch, int(self._order[self._yielded - 1]))
+    _epoch = 0
+    _handed_out = 0
+    _loaded: dict[str, Any] | None = None
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        # As a generator this runs at the first batch, when the sampler knows its epoch:
+        # Lightning makes the first iterator of a resumed run before that.
+        self._handed_out = self._skip()
+        self._epoch = getattr(self.sampler, "epoch", 0)
+        for batch in super().__iter__():
+            self._handed_out += 1
+            yield batch
+
+    def _skip(self) -> int:
+        loaded, self._loaded = self._loaded, None
+        sampler = self.sampler
+        # Another epoch's place was saved at that epoch's end: nothing is left of it.
+        if loaded is None or not isinstance(sampler, TrainSampler):
+            return 0
+        if loaded["epoch"] != sampler.epoch:
+            return 0
+        sampler.skip(loaded["batches"])
+        return int(loaded["batches"])
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "epoch": self._epoch,
-            "yielded": self._yielded,
-            "sampler": self._sampler.identity(),
-        }
+        """The place, and what it is a place in."""
+        if not isinstance(self.sampler, TrainSampler):
+            return {}
+        if self._loaded is not None:  # saved again before the first batch
+            return self._loaded
+        place = {"epoch": self._epoch, "batches": self._handed_out}
+        return place | {"sampler": self.sampler.identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue after the samples that were drawn.
-
-        After the last batch of an epoch the next epoch begins: a checkpoint that was saved
-        with that batch is resumed by Lightning in the next epoch, on this same iterator.
+        """Begin the next iteration after the batches that were handed out.
 
         Raises:
             UserError: the data or the processes are not those of the checkpoint.
         """
-        now = self._sampler.identity()
+        if not state or not isinstance(self.sampler, TrainSampler):
+            return
+        now = self.sampler.identity()
         for name, value in state["sampler"].items():
             if now[name] != value:
                 raise UserError(
                     f"the checkpoint was written with {_MEANING[name]} {value}, this run has "
                     f"{now[name]}; resume with the same data and devices, or start a new run"
                 )
-        over = state["yielded"] >= self._sampler.drawn * self._sampler.batch_size
-        self._epoch = state["epoch"] + over
-        self._order = self._sampler.order(self._epoch)
-        self._yielded = 0 if over else state["yielded"]
-
-
-def _limited(batches: int, limit: int | float) -> int:
-    """What Lightning makes of `limit_train_batches`: a count, or a fraction of all."""
-    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        self._loaded = state
 
 
 _MEANING = {
     "length": "a number of training samples of",
+    "batch_size": "data.init_args.batch_size",
     "seed": "data.init_args.seed",
     "series": "data.init_args.series",
     "replicas": "a number of data-parallel processes of",
