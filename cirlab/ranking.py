@@ -195,16 +195,16 @@ def columns_of(table: Tensor, pool: Tensor) -> Tensor:
 
 
 def _subsets(queries: Sequence[Query], position: Mapping[str, int]) -> Tensor | None:
-    rows = {query.id: query.subset for query in queries if query.subset is not None}
+    without = next((query.id for query in queries if query.subset is None), None)
+    rows = [query.subset for query in queries if query.subset is not None]
     if not rows:
         return None
-    for query in queries:
-        if query.subset is None:
-            raise UserError(
-                f"query {query.id!r} has no subset while others of its benchmark have one; "
-                "give one to every query or to none"
-            )
-    return lookup(list(rows.values()), position, list(rows), role="subset member")
+    if without is not None:
+        raise UserError(
+            f"query {without!r} has no subset while others of its benchmark have one; "
+            "give one to every query or to none"
+        )
+    return lookup(rows, position, [query.id for query in queries], role="subset member")
 
 
 def _check_rules(query: Query) -> None:
