@@ -32,16 +32,16 @@ _RGB = {
 }
 _DARK = {"blue", "purple", "black", "green", "red"}
 _GROUND = {
-    "field": (96, 150, 70),
-    "beach": (222, 196, 140),
-    "sea": (40, 105, 150),
+    "field": (80, 165, 55),
+    "beach": (235, 196, 120),
+    "sea": (30, 110, 190),
     "snow": (228, 234, 242),
 }
-_SKY = {"day": (150, 200, 240), "dusk": (240, 150, 110), "night": (22, 26, 60)}
-_LIGHT = {"day": (1.0, 1.0, 1.0), "dusk": (0.92, 0.66, 0.60), "night": (0.30, 0.34, 0.48)}
+_SKY = {"day": (150, 200, 240), "dusk": (240, 150, 110), "night": (14, 14, 40)}
+_LIGHT = {"day": (1.0, 1.0, 1.0), "dusk": (0.92, 0.66, 0.60), "night": (0.42, 0.45, 0.55)}
 _GREY = np.array((176, 180, 186), dtype=np.float32)
 #: Where the horizon stands, as a share of the image height from the top.
-_HORIZON = {"above": 0.12, "level": 0.5, "below": 0.86}
+_HORIZON = {"above": 0.16, "level": 0.5, "below": 0.80}
 _NOISE = 5.0
 _DROP_VARIANTS = 4
 
@@ -184,11 +184,15 @@ def _background(place: str, time: str, weather: str, view: str, image_size: int)
         sky += (y / 64)[..., None] * np.array((10, 50, -40), dtype=np.float32)
     if weather in ("rain", "snowfall"):
         sky = 0.45 * sky + 0.55 * _GREY * light.mean() * 0.8
+        ground = 0.7 * ground + 0.3 * _GREY * light.mean() * 0.6
     if time == "night" and weather == "clear":
-        sky[(np.mod(7 * x.astype(int) + 13 * y.astype(int), 41) == 0)] = (230, 230, 200)
-    image = np.where((y < 64 * _HORIZON[view])[..., None], sky, ground)
+        sky[(np.mod(7 * x.astype(int) + 13 * y.astype(int), 127) == 0)] = (230, 230, 200)
+    horizon = 64 * _HORIZON[view]
+    image = np.where((y < horizon)[..., None], sky, ground)
+    # A dark line, since snow at dusk is much like its sky.
+    image[abs(y - horizon) < 1] *= 0.6
     if weather == "fog":
-        image = 0.4 * image + 0.6 * _GREY * (0.35 + 0.65 * light.mean())
+        image = 0.55 * image + 0.45 * _GREY * (0.35 + 0.65 * light.mean())
     return image.astype(np.float32)
 
 
