@@ -171,9 +171,7 @@ def _draw_viewpoint(scene: Scene, claimed: set[object], rng: np.random.Generator
 def _draw_added(scene: Scene, claimed: set[object], rng: np.random.Generator) -> Change | None:
     free = _free_cells(scene, claimed)
     count = 1 if rng.random() < 0.85 else 2
-    if len(scene.things) >= MAX_THINGS or len(scene.taken_cells()) + count > MAX_CELLS:
-        return None
-    if len(free) < count:
+    if len(scene.things) >= MAX_THINGS or _room(scene, claimed) < count:
         return None
     cells = tuple(sorted(free[i] for i in rng.permutation(len(free))[:count]))
     new_shapes = [shape for shape in SHAPES if shape not in {t.shape for t in scene.things}]
@@ -212,7 +210,7 @@ def _draw_number(scene: Scene, claimed: set[object], rng: np.random.Generator) -
     else:
         free = _free_cells(scene, claimed)
         more = count - thing.count
-        if len(free) < more or len(scene.taken_cells()) + more > MAX_CELLS:
+        if _room(scene, claimed) < more:
             return None
         cells = [*thing.cells, *(free[i] for i in rng.permutation(len(free))[:more])]
     after = replace(thing, cells=tuple(sorted(cells)))
@@ -222,6 +220,11 @@ def _draw_number(scene: Scene, claimed: set[object], rng: np.random.Generator) -
 def _free_cells(scene: Scene, claimed: set[object]) -> list[int]:
     taken = scene.taken_cells()
     return [cell for cell in range(len(POSITIONS)) if cell not in taken and cell not in claimed]
+
+
+def _room(scene: Scene, claimed: set[object]) -> int:
+    """How many cells can still be filled, whichever changes were chosen before."""
+    return MAX_CELLS - (len(POSITIONS) - len(_free_cells(scene, claimed)))
 
 
 _DRAW: dict[Category, Callable[[Scene, set[object], np.random.Generator], Change | None]] = {

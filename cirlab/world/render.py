@@ -65,7 +65,7 @@ def render(scene: Scene, image_size: int = 64) -> Array:
         Shape (image_size, image_size, 3), uint8, RGB.
     """
     rng = np.random.default_rng(scene.nuisance)
-    draws = rng.random(32)
+    draws = rng.random(28)
     canvas = _background(scene.place, scene.time, scene.weather, scene.view, image_size).copy()
     slot = 0
     for thing in scene.things:
@@ -74,8 +74,8 @@ def render(scene: Scene, image_size: int = 64) -> Array:
             _blend(canvas, sprite, thing, cell, draws[4 * slot : 4 * slot + 3])
             slot += 1
     if scene.weather in ("rain", "snowfall"):
-        _drop(canvas, scene.weather, draws[28:31])
-    start = int(draws[31] * (_NOISE_POOL - canvas.size))
+        _drop(canvas, scene.weather, scene.time, draws[24:27])
+    start = int(draws[27] * (_NOISE_POOL - canvas.size))
     canvas += _noise()[start : start + canvas.size].reshape(canvas.shape)
     return np.clip(canvas, 0, 255, out=canvas).astype(np.uint8)
 
@@ -94,12 +94,14 @@ def _blend(canvas: Array, sprite: _Sprite, thing: Thing, cell: int, draws: Array
     region += sprite.colour * np.float32(0.9 + 0.1 * draws[2])
 
 
-def _drop(canvas: Array, weather: str, draws: Array) -> None:
+def _drop(canvas: Array, weather: str, time: str, draws: Array) -> None:
     image_size = len(canvas)
     alpha = _drops(weather, int(draws[0] * _DROP_VARIANTS), image_size)
     top, left = (int(draw * image_size) for draw in draws[1:])
     alpha = alpha[top : top + image_size, left : left + image_size]
-    canvas += alpha * ((255 if weather == "snowfall" else 205) - canvas)
+    # Bright drops would be lost on a bright sky.
+    shade = 255 if weather == "snowfall" else 100 if time == "day" else 205
+    canvas += alpha * (shade - canvas)
 
 
 # ---- made once ----------------------------------------------------------------------------
@@ -212,14 +214,14 @@ def _drops(weather: str, variant: int, image_size: int) -> Array:
     """Opacity of drops or flakes, twice the image's side to be shifted. (2S, 2S, 1), float32."""
     rng = np.random.default_rng((len(weather), variant))
     alpha = np.zeros((image_size, image_size), dtype=np.float32)
-    count = 46 if weather == "rain" else 60
+    count = 46 if weather == "rain" else 48
     scale = image_size / 64
     for top, left in rng.random((count, 2)) * image_size:
         for step in range(round(5 * scale)) if weather == "rain" else range(1):
             row = int(top + step) % image_size
             column = int(left - step / 3) % image_size
-            width = max(1, round(scale if weather == "rain" else 1.4 * scale))
-            alpha[row : row + width, column : column + width] = 0.6 if weather == "rain" else 0.9
+            width = max(1, round(scale if weather == "rain" else 2 * scale))
+            alpha[row : row + width, column : column + width] = 0.6 if weather == "rain" else 0.8
     return np.tile(alpha, (2, 2))[..., None]
 
 

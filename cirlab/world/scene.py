@@ -17,6 +17,7 @@ Signature = tuple[object, ...]
 _SPLIT_NUMBERS: dict[str, int] = {"train": 1, "val": 2, "test": 3}
 _OBJECT_SHARES = (0.08, 0.48, 0.88, 1.0)
 _COPY_SHARES = (0.82, 0.95, 1.0)
+#: Cells that may be taken, changes included: what keeps captions within 70 words.
 MAX_CELLS = 6
 
 T = TypeVar("T")
@@ -101,9 +102,9 @@ def draw_scene(rng: np.random.Generator) -> Scene:
     free = rng.permutation(len(POSITIONS)).tolist()
     things: list[Thing] = []
     looks: set[tuple[str, ...]] = set()
-    for _ in range(1 + pick_share(rng, _OBJECT_SHARES)):
-        count = 1 + pick_share(rng, _COPY_SHARES)
-        count = min(count, max(1, MAX_CELLS - (len(POSITIONS) - len(free)) - 1))
+    for left in reversed(range(1 + pick_share(rng, _OBJECT_SHARES))):
+        room = MAX_CELLS - (len(POSITIONS) - len(free)) - left
+        count = min(1 + pick_share(rng, _COPY_SHARES), room)
         thing = draw_thing(rng, tuple(sorted(free[:count])))
         if thing.look not in looks:
             things.append(thing)

@@ -27,6 +27,11 @@ from cirlab.world.vocabulary import SETTING_PHRASES, vocabulary, words_of
 SCENES = [draw_scene(generator("val", 1, i)) for i in range(400)]
 
 
+def all_members() -> list[Scene]:
+    families = [draw_family(generator("val", 2, i)) for i in range(60)]
+    return [family.scene(member) for family in families for member in range(FAMILY_SIZE)]
+
+
 def all_language() -> list[str]:
     texts = []
     for i in range(1200):
@@ -53,14 +58,16 @@ def test_language_keeps_to_its_vocabulary_and_uses_all_of_it() -> None:
 
 def test_full_captions_are_equal_exactly_where_signatures_are() -> None:
     signature_of: dict[str, object] = {}
-    for i in range(60):
-        family = draw_family(generator("val", 2, i))
-        for member in range(FAMILY_SIZE):
-            scene = family.scene(member)
-            said = full_caption(scene)
-            assert full_caption(scene.twin(7)) == said
-            assert signature_of.setdefault(said, scene.signature()) == scene.signature()
+    for scene in all_members():
+        said = full_caption(scene)
+        assert full_caption(scene.twin(7)) == said
+        assert signature_of.setdefault(said, scene.signature()) == scene.signature()
     assert len(set(signature_of.values())) == len(signature_of)
+
+
+def test_captions_fit_a_context_of_72_tokens_with_both_ends() -> None:
+    for scene in all_members():
+        assert len(words_of(full_caption(scene))) <= 70
 
 
 def test_full_captions_name_every_thing_with_everything() -> None:

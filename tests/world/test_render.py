@@ -81,18 +81,20 @@ def test_every_two_looks_differ_clearly() -> None:
 def test_every_two_settings_differ_clearly() -> None:
     pictures = [render(scene_of(**setting)).astype(int) for setting in SETTINGS]
     for (i, first), (j, second) in combinations(enumerate(pictures), 2):
-        close = np.abs(first - second).max(axis=2).mean()
-        # Noise apart, which is the same in both.
-        assert close > 6, (SETTINGS[i], SETTINGS[j], close)
+        changed = np.abs(first - second).max(axis=2)
+        everywhere, in_spots = changed.mean() > 6, (changed > 60).sum() > 100
+        assert everywhere or in_spots, (SETTINGS[i], SETTINGS[j])
 
 
-def test_members_of_a_family_look_more_different_than_twins() -> None:
+def test_every_member_of_a_family_can_be_told_by_eye() -> None:
     for i in range(10):
         family = draw_family(generator("val", i))
         base = family.scene(0)
         for member in range(1, FAMILY_SIZE):
             other = family.scene(member)
-            assert (difference(base, replace(other, nuisance=base.nuisance)) > 40).any()
+            # Equal nuisance, equal noise: what differs is the change.
+            changed = difference(base, replace(other, nuisance=base.nuisance))
+            assert (changed > 15).sum() >= 20
 
 
 def test_twins_differ_in_pixels_but_little() -> None:
