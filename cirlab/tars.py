@@ -102,19 +102,22 @@ def _headers(tar: Path, cache: Path | None) -> tuple[np.ndarray, np.ndarray]:
 def _read_headers(tar: Path) -> tuple[np.ndarray, np.ndarray]:
     names: list[bytes] = []
     spans: list[tuple[int, int]] = []
-    size = tar.stat().st_size
     try:
         with tarfile.open(tar, mode="r:") as archive:
             for member in archive:
                 if member.isfile():
                     names.append(member.name.encode("utf-8"))
                     spans.append((member.offset_data, member.size))
+            end = archive.offset
     except tarfile.TarError as error:
         raise UserError(
-            f"{tar} is not a whole, uncompressed tar archive ({error}); copy it again"
+            f"{tar} is not a whole, uncompressed tar archive ({error}); copy it again or remove it"
         ) from error
-    if spans and sum(spans[-1]) > size:
-        raise UserError(f"{tar} is cut off in its last file; copy it again")
+    # Python takes a header that is cut off for the archive's end; a whole archive ends in zeros.
+    with tar.open("rb") as file:
+        file.seek(end)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise UserError(f"{tar} is cut off after {end} bytes; copy it again or remove it")
     width = max(map(len, names), default=1)
     return np.array(names, dtype=f"S{width}"), np.array(spans, dtype=np.int64).reshape(-1, 2)
 
