@@ -110,7 +110,7 @@ class CsvLog(CSVLogger):
         if self._table is not None:
             self._table.save()
 
-    def continue_run(self, folder: Path) -> None:
+    def continue_folder(self, folder: Path) -> None:
         """Go on in the folder of an earlier run."""
         self._version = int(folder.name.removeprefix("version_"))
 

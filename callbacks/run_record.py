@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning as L
-from rich.console import Console
 
 from callbacks.csv_log import CsvLog
 from callbacks.mlflow_log import MlflowLog
 from callbacks.retrieval import RetrievalEvaluation
 from cirlab.machine import PeakMemory, code_revision, device_name, package_versions
-from cirlab.results import run_tables
-from cirlab.runs import Run, write_json
+from cirlab.runs import write_json
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +21,7 @@ LoggerT = TypeVar("LoggerT")
 
 
 class RunRecord(L.Callback):
-    """Writes results.json and run.json, mirrors them to MLflow, and shows where they lie.
+    """Writes results.json and run.json, and mirrors them to MLflow.
 
     Nothing is written before the first training batch is there or an evaluation has ended: a
     run that is refused leaves no trace. Its state in a checkpoint is the number of rows of
@@ -97,14 +95,10 @@ class RunRecord(L.Callback):
         """The end of a run that has gone well."""
         if getattr(trainer, "fast_dev_run", False) or not trainer.is_global_zero:
             return
-        if self._folder is None:
-            csv = _logger(trainer, CsvLog)
-            if stage == "fit" and csv is not None:
-                self._show(Path(csv.log_dir), pl_module)
-                log.info("training had ended already: raise trainer.max_epochs to go on")
-            return
-        self._write(trainer)
-        self._show(self._folder, pl_module)
+        if self._folder is not None:
+            self._write(trainer)
+        elif stage == "fit":
+            log.info("training had ended already: raise trainer.max_epochs to go on")
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
@@ -171,15 +165,6 @@ class RunRecord(L.Callback):
         for name in ("config.yaml", "run.json", "results.json", "contact_sheets", "skipped.txt"):
             if (self._folder / name).exists():
                 mlflow.log_artifact(self._folder / name)
-
-    def _show(self, folder: Path, pl_module: L.LightningModule) -> None:
-        """Print the tables and say where everything lies."""
-        console = Console()
-        for table in run_tables(Run(folder).results or {}, type(pl_module).__name__):
-            console.print(table)
-        console.print(f"results, checkpoints and pictures: {folder}", soft_wrap=True)
-        if self.record.get("mlflow_run"):
-            console.print("all runs side by side: make dashboard, or make compare")
 
 
 def _facts(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:

@@ -1,34 +1,51 @@
 """The command line: `python -m cirlab fit|validate|test|predict -c experiments/collm.yaml`.
 
-LightningCLI with `experiments/_base.yaml` always read first, and with one sentence instead of
-a traceback where the user can mend what is wrong.
+LightningCLI with `experiments/_base.yaml` always read first, named runs that can be resumed,
+and one sentence instead of a traceback where the user can mend what is wrong.
 """
 
 from __future__ import annotations
 
+import errno
+import inspect
 import logging
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning as L
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from rich.console import Console
 
+from cirlab.checkpoint_config import CONFIG, check_config, read_metadata
 from cirlab.configuration import (
-    BASE,
+    SUBCOMMANDS,
     config_files,
     experiment_name,
-    experiments_folder,
-    require_files,
+    require_experiment,
+    with_base,
 )
+from cirlab.devices import check_devices
 from cirlab.errors import UserError
+from cirlab.explain import explain
+from cirlab.references import RawConfig, check_references, read_config
+from cirlab.results import show_run
+from cirlab.runs import RUNS, Run, newest_with_last, runs_of
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
-SUBCOMMANDS = ("fit", "validate", "test", "predict")
 #: Callbacks that `_base.yaml` names, so that an experiment can change one of their arguments.
 NAMED_CALLBACKS = ("retrieval", "contact_sheet", "last_checkpoint", "best_checkpoint")
+#: No abbreviations: `--trainer.bar` would set `barebones`.
+PARSER: dict[str, Any] = {"parser_mode": "omegaconf", "allow_abbrev": False}
+#: Value of `--ckpt_path` that evaluates a method as it is before any training.
+UNTRAINED = "untrained"
+#: What the packages of this repository say is for the user; libraries speak when it matters.
+PACKAGES = ("cirlab", "lightning_modules", "datamodules", "callbacks")
 
 
 class ArgumentParser(LightningArgumentParser):
@@ -39,7 +56,7 @@ class ArgumentParser(LightningArgumentParser):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the resolved configuration once something has run, never before."""
+    """Writes the resolved configuration once something has run, and into every checkpoint."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Nothing yet: data or weights may still be refused."""
@@ -52,6 +69,14 @@ class SaveConfig(SaveConfigCallback):
 
     def on_test_end(self, trainer: L.Trainer, *args: Any) -> None:
         self._write(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint[CONFIG] = plain_config(self.parser, self.config)
+        # Lightning would take these for the truth, and they may hold classes that a
+        # weights-only load refuses.
+        checkpoint.pop(pl_module.CHECKPOINT_HYPER_PARAMS_KEY, None)
 
     def _write(self, trainer: L.Trainer) -> None:
         if self.already_saved or trainer.sanity_checking or trainer.log_dir is None:
@@ -66,10 +91,18 @@ class SaveConfig(SaveConfigCallback):
 
 
 class RetrievalCLI(LightningCLI):
-    """LightningCLI in subclass mode, with named callbacks and named runs."""
+    """LightningCLI in subclass mode, with named callbacks and named, resumable runs.
 
-    def __init__(self, args: Sequence[str]) -> None:
-        self.experiment = experiment_name(config_files(args))
+    Args:
+        args: the command line, base configuration included.
+        files: the configuration files it names.
+    """
+
+    def __init__(self, args: Sequence[str], files: Sequence[RawConfig]) -> None:
+        self.files = files
+        self.experiment = experiment_name([file.path for file in files])
+        self.resumed: Run | None = None
+        self.checkpoint: Path | None = None
         super().__init__(
             model_class=L.LightningModule,
             datamodule_class=L.LightningDataModule,
@@ -78,47 +111,186 @@ class RetrievalCLI(LightningCLI):
             save_config_callback=SaveConfig,
             seed_everything_default=0,
             parser_class=ArgumentParser,
-            parser_kwargs={name: {"parser_mode": "omegaconf"} for name in SUBCOMMANDS},
+            parser_kwargs=PARSER | {name: dict(PARSER) for name in SUBCOMMANDS},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             args=list(args),
         )
 
+    # ---- reading the configuration --------------------------------------------------------
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name in NAMED_CALLBACKS:
             parser.add_subclass_arguments(L.Callback, name, required=False)
             parser.callback_keys.append(name)
+        parser.add_argument(
+            "--resume",
+            type=bool,
+            default=False,
+            help="Continue the newest run of this experiment from its last checkpoint (fit).",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = parser.parse_args(args)
+        try:
+            self.config = parser.parse_args(args)
+        except UserError as error:
+            raise UserError(explain(str(error), self.files, args, _sections())) from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: the YAML is the truth, see `cirlab.checkpoint_config`."""
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        plain = plain_config(self._parser(self.subcommand), config)
+        check_references(self.files, plain)
+        check_devices(config.trainer.accelerator, config.trainer.devices)
         parser = self._parser(self.subcommand)
         parser.callback_keys = [key for key in NAMED_CALLBACKS if config.get(key) is not None]
-        for entry in config.trainer.logger or []:
+        self._name_runs(config)
+        self.checkpoint = self._choose_checkpoint(config)
+        if self.checkpoint is not None:
+            saved = read_metadata(self.checkpoint).get(CONFIG)
+            if saved is not None:
+                check_config(self.checkpoint, saved, plain, fit=self.subcommand == "fit")
+
+    def _name_runs(self, config: Any) -> None:
+        """Call runs by their experiment where the logger has no name of its own."""
+        for entry in _loggers(config):
             for key in ("name", "experiment_name"):
                 if key in entry.init_args and entry.init_args[key] is None:
                     entry.init_args[key] = self.experiment
+                elif key == "name" and entry.init_args.get(key):
+                    self.experiment = entry.init_args[key]
+
+    def _choose_checkpoint(self, config: Any) -> Path | None:
+        """The checkpoint to start from, None for none.
+
+        Raises:
+            UserError: an evaluation of a method that learns, without any checkpoint.
+        """
+        root = next(
+            (Path(e.init_args.save_dir) for e in _loggers(config) if "save_dir" in e.init_args),
+            RUNS,
+        )
+        given, config["ckpt_path"] = config.get("ckpt_path"), None
+        if self.subcommand == "fit":
+            return self._choose_resumed(root, resume=config.resume, given=given)
+        if given is not None:
+            return None if given == UNTRAINED else Path(given)
+        found = [run.best for run in runs_of(self.experiment, root) if run.best.exists()]
+        if found:
+            log.info("evaluating %s", found[0])
+            return found[0]
+        if _learns(config.model.class_path):
+            raise UserError(
+                f"experiment {self.experiment} has no checkpoint below {root} yet; train it, or "
+                f"give --ckpt_path (make: CKPT=), {UNTRAINED} for what it is before training"
+            )
+        return None
+
+    def _choose_resumed(self, root: Path, *, resume: bool, given: str | None) -> Path | None:
+        if not resume:
+            return Path(given) if given else None
+        self.resumed = newest_with_last(self.experiment, root)
+        if self.resumed is None:
+            log.info("no run of %s has a checkpoint yet: starting afresh", self.experiment)
+            return None
+        log.info("resuming %s", self.resumed.folder)
+        return self.resumed.last
+
+    # ---- running -------------------------------------------------------------------------
+
+    def after_instantiate_classes(self) -> None:
+        if self.resumed is None:
+            return
+        run_id = self.resumed.record.get("mlflow_run")
+        for logger in self.trainer.loggers:
+            if hasattr(logger, "continue_folder"):
+                logger.continue_folder(self.resumed.folder)
+            elif hasattr(logger, "continue_run") and run_id is not None:
+                logger.continue_run(run_id)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        checkpoint = str(self.checkpoint) if self.checkpoint else None
+        return kwargs | {"ckpt_path": checkpoint, "weights_only": True}
+
+    def after_fit(self) -> None:
+        self._show()
+
+    def after_validate(self) -> None:
+        self._show()
+
+    def after_test(self) -> None:
+        self._show()
+
+    def _show(self) -> None:
+        folder = self.trainer.log_dir
+        trial = self.config[self.subcommand].trainer.fast_dev_run
+        if folder is not None and self.trainer.is_global_zero and not trial:
+            show_run(Run(Path(folder)), Console())
 
 
-def with_base(args: Sequence[str]) -> list[str]:
-    """The command line with `experiments/_base.yaml` read before everything else."""
-    files = config_files(args)
-    if not args or args[0] not in SUBCOMMANDS or any(file.name == BASE for file in files):
-        return list(args)
-    folder = experiments_folder(files[-1] if files else Path())
-    return [args[0], "-c", str(folder / BASE), *args[1:]]
+def plain_config(parser: LightningArgumentParser, config: Any) -> dict[str, Any]:
+    """A parsed configuration as strings, numbers, lists and mappings."""
+    return yaml.safe_load(parser.dump(config, skip_link_targets=False))
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status: 2 for what the user can mend."""
     args = list(sys.argv[1:] if args is None else args)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    _quiet_libraries()
     try:
-        require_files(config_files(args))
-        RetrievalCLI(with_base(args))
+        require_experiment(args)
+        args = with_base(args)
+        RetrievalCLI(args, [read_config(file) for file in config_files(args)])
     except UserError as error:
-        logger.error("error: %s", error)
-        return 2
+        return _refuse(error)
+    except MisconfigurationException as error:
+        return _refuse(error)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        return _refuse(UserError(f"{error}; free space on that disk and resume"))
     return 0
+
+
+def _refuse(error: Exception) -> int:
+    text = str(error)
+    # torch repeats the traceback of a loader's worker in the message; the last line is ours.
+    sentence = text.strip().splitlines()[-1] if "Original Traceback" in text else text
+    sentence = sentence.rpartition("UserError: ")[2]
+    log.error("error: %s", " ".join(sentence.split()))
+    return 2
+
+
+def _quiet_libraries() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    for name in PACKAGES:
+        logging.getLogger(name).setLevel(logging.INFO)
+    for name in ("lightning.pytorch", "lightning.fabric", "faiss.loader"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # It warns of an optional CPU kernel whenever it is imported, by whatever method.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def _loggers(config: Any) -> list[Any]:
+    loggers = config.trainer.logger
+    return [entry for entry in loggers if "init_args" in entry] if isinstance(loggers, list) else []
+
+
+def _root(config: Any) -> Path:
+    """The folder of all runs."""
+    folders = [e.init_args.save_dir for e in _loggers(config) if "save_dir" in e.init_args]
+    return Path(folders[0]) if folders else RUNS
+
+
+def _learns(class_path: str) -> bool:
+    module, _, name = class_path.rpartition(".")
+    return bool(getattr(getattr(import_module(module), name), "train_record", True))
+
+
+def _sections() -> dict[str, list[str]]:
+    """Valid keys of what is no class: the top level and the trainer."""
+    top = ["seed_everything", "trainer", "model", "data", "ckpt_path", "resume", *NAMED_CALLBACKS]
+    return {"": top, "trainer": list(inspect.signature(L.Trainer).parameters)}

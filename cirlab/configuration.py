@@ -9,6 +9,7 @@ from pathlib import Path
 from cirlab.errors import UserError
 
 BASE = "_base.yaml"
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
 #: The experiments of this repository, for configurations that lie elsewhere.
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 
@@ -54,14 +55,33 @@ def experiment_names(folder: Path = EXPERIMENTS) -> list[str]:
     )
 
 
-def require_files(files: Sequence[Path]) -> None:
-    """Raise a `UserError` that names the closest experiment for the first missing file."""
-    for file in files:
-        if file.is_file():
-            continue
-        names = experiment_names()
-        close = get_close_matches(
-            file.with_suffix("").as_posix().removeprefix("experiments/"), names
+def with_base(args: Sequence[str]) -> list[str]:
+    """The command line with `experiments/_base.yaml` read before everything else."""
+    files = config_files(args)
+    if not args or args[0] not in SUBCOMMANDS or any(file.name == BASE for file in files):
+        return list(args)
+    folder = experiments_folder(files[-1]) if files else EXPERIMENTS
+    return [args[0], "-c", str(folder / BASE), *args[1:]]
+
+
+def require_experiment(args: Sequence[str]) -> None:
+    """Refuse a command line without an experiment, or with one that does not exist.
+
+    Raises:
+        UserError: it names the closest experiment, or all.
+    """
+    if not args or args[0] not in SUBCOMMANDS or {"-h", "--help"} & set(args):
+        return
+    files = config_files(args)
+    names = experiment_names()
+    there = f"there are: {', '.join(names)}"
+    if not files:
+        raise UserError(
+            f"no experiment is given; name one with -c experiments/<name>.yaml, {there}"
         )
-        hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(names)}"
-        raise UserError(f"there is no configuration file {file}; {hint}")
+    for file in files:
+        if not file.is_file():
+            name = file.with_suffix("").as_posix().removeprefix("experiments/")
+            close = get_close_matches(name, names, n=1)
+            hint = f"did you mean {close[0]}?" if close else there
+            raise UserError(f"there is no configuration file {file}; {hint}")

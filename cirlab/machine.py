@@ -25,8 +25,8 @@ PACKAGES = (
     "numpy",
 )
 MIB = 2**20
-#: A look at the process tree costs a few milliseconds.
-SECONDS_BETWEEN_LOOKS = 2.0
+#: A look at the process tree costs some ten milliseconds.
+SECONDS_BETWEEN_LOOKS = 5.0
 
 
 def code_revision(folder: Path | None = None) -> dict[str, str | bool]:
@@ -67,8 +67,7 @@ class PeakMemory:
     """The most memory seen at the moments it was asked to look.
 
     Attributes:
-        host_mib: resident memory of the process and its loader workers; pages that they share
-            count for each, so this is an upper bound.
+        host_mib: resident memory of the process and what its loader workers have beside it.
     """
 
     def __init__(self) -> None:
@@ -76,7 +75,7 @@ class PeakMemory:
         self._looked = 0.0
 
     def look(self, *, now: bool = False) -> None:
-        """Measure, unless that was done less than two seconds ago and `now` is not set."""
+        """Measure, unless that was done less than five seconds ago and `now` is not set."""
         if not now and time.monotonic() - self._looked < SECONDS_BETWEEN_LOOKS:
             return
         self._looked = time.monotonic()
@@ -84,7 +83,7 @@ class PeakMemory:
         total = process.memory_info().rss
         for child in process.children(recursive=True):
             try:
-                total += child.memory_info().rss
+                total += child.memory_full_info().uss
             except psutil.Error:  # it has ended meanwhile
                 continue
         self.host_mib = max(self.host_mib, total / MIB)

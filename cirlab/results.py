@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
+
+from cirlab.runs import Run
 
 #: Rows of a result beside the method, in the order they are shown.
 BASELINES = ("image_only", "text_only", "sum")
@@ -23,23 +26,19 @@ def metric_text(name: str, value: float) -> str:
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:
     """What makes the numbers comparable, in one line."""
-    line = (
+    return (
         f"{protocol['queries']} queries, pool of {protocol['pool_size']} images, "
         f"excluded: {protocol['exclusion']}, ties {protocol['tie_rule']}, "
         f"query read as {protocol['query_template']!r}, {protocol['index']} index, "
-        f"annotations {protocol['annotations']}"
+        f"annotations {protocol['annotations']}; in percent"
     )
-    return f"{line}; fractions in percent"
 
 
-def result_table(
-    title: str, protocol: Mapping[str, Any], rows: Iterable[tuple[str, Mapping[str, float]]]
-) -> Table:
-    """Named rows of metrics under one protocol."""
+def result_table(title: str, rows: Iterable[tuple[str, Mapping[str, float]]]) -> Table:
+    """Named rows of metrics."""
     rows = list(rows)
     names = list(dict.fromkeys(name for _, metrics in rows for name in metrics))
-    table = Table(title=title, caption=protocol_line(protocol), title_justify="left")
-    table.caption_justify = "left"
+    table = Table(title=title, title_justify="left")
     table.add_column("")
     for name in names:
         table.add_column(metric_title(name), justify="right")
@@ -49,14 +48,15 @@ def result_table(
     return table
 
 
-def run_tables(results: Mapping[str, Any], method: str) -> list[Table]:
-    """One table for each benchmark of a run: the method, then its baselines."""
-    tables = []
-    for benchmark, found in results.items():
+def show_run(run: Run, console: Console) -> None:
+    """Print a table for each benchmark of a run, and where everything lies."""
+    record = run.record
+    for benchmark, found in (run.results or {}).items():
         baselines = found.get("baselines", {})
-        named = [
-            (name.replace("_", " "), baselines[name]) for name in BASELINES if name in baselines
-        ]
-        rows = [(method, found["metrics"]), *named]
-        tables.append(result_table(benchmark, found["protocol"], rows))
-    return tables
+        known = [name for name in BASELINES if name in baselines]
+        rows = [(record.get("method", "method"), found["metrics"])]
+        rows += [(name.replace("_", " "), baselines[name]) for name in known]
+        console.print(result_table(benchmark, rows))
+        console.print(protocol_line(found["protocol"]), soft_wrap=True)
+    console.print(f"everything of this run: {run.folder}", soft_wrap=True, highlight=False)
+    console.print("beside other runs: make compare, or make dashboard")
