@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+from collections.abc import Sequence
+from itertools import product
+
+import pytest
+import torch
+
+from cirlab.benchmarks.base import TargetRanks
+from cirlab.benchmarks.world_composed import SUBSET_SIZE, WorldComposed
+from cirlab.errors import UserError
+from cirlab.index import GalleryIndex
+from cirlab.records import Image
+from cirlab.world.image import SceneImage
+from cirlab.world.language import full_caption
+from cirlab.world.scene import Scene, Signature
+from cirlab.world.series import FAMILY_SIZE
+from cirlab.world.vocabulary import (
+    LOOK_VALUES,
+    PLURALS,
+    SETTING_VALUES,
+    vocabulary,
+    words_of,
+)
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> WorldComposed:
+    made = WorldComposed(families=30, queries_per_family=12)
+    made.setup()
+    return made
+
+
+@pytest.fixture(scope="module")
+def scenes(benchmark: WorldComposed) -> dict[str, Scene]:
+    return {image.id: image.scene for image in benchmark.gallery}
+
+
+def test_the_default_is_as_large_as_documented() -> None:
+    default = WorldComposed()
+    default.setup()
+    assert len(default.gallery) >= 3000
+    assert len(default.queries) == 1600
+    parts = [Counter(p for q in default.queries for p in q.tags[t].split("+")) for t in _TAGS]
+    categories, styles, changes = parts
+    assert min(categories.values()) >= 100 and len(categories) == 6
+    assert all(abs(styles[style] / 1600 - 0.5) < 0.05 for style in ("instruction", "description"))
+    for number, share in (("1", 0.40), ("2", 0.35), ("3", 0.25)):
+        assert abs(changes[number] / 1600 - share) < 0.05
+
+
+_TAGS = ("category", "style", "changes")
+
+
+def test_setup_twice_and_copies_give_the_same(benchmark: WorldComposed) -> None:
+    before = benchmark.checksum()
+    benchmark.setup()
+    again = pickle.loads(pickle.dumps(WorldComposed(families=30, queries_per_family=12)))
+    again.setup()
+    assert benchmark.checksum() == again.checksum() == before
+    assert again.protocol() == benchmark.protocol()
+    assert again.protocol().pool_size == len(benchmark.gallery)
+
+
+def test_other_splits_and_seeds_hold_other_scenes(benchmark: WorldComposed) -> None:
+    signatures = {image.scene.signature() for image in benchmark.gallery}
+    for other in (WorldComposed(30, 12, split="test"), WorldComposed(30, 12, seed=1)):
+        other.setup()
+        assert not signatures & {image.scene.signature() for image in other.gallery}
+        assert other.gallery_id != benchmark.gallery_id
+
+
+def test_targets_are_exactly_the_scenes_of_the_targets_signature(
+    benchmark: WorldComposed, scenes: dict[str, Scene]
+) -> None:
+    several = 0
+    for query in benchmark.queries:
+        wanted = scenes[query.targets[0]].signature()
+        right = {name for name, scene in scenes.items() if scene.signature() == wanted}
+        assert set(query.targets) == right
+        assert len(set(query.targets)) == len(query.targets)
+        several += len(right) > 1
+    assert 0.1 < several / len(benchmark.queries) < 0.4
+
+
+def test_the_reference_is_in_the_gallery_excluded_and_no_target(
+    benchmark: WorldComposed, scenes: dict[str, Scene]
+) -> None:
+    for query in benchmark.queries:
+        assert isinstance(query.image, SceneImage)
+        assert scenes[query.image.id] == query.image.scene
+        assert query.exclude == (query.image.id,)
+        assert query.image.id not in query.targets
+
+
+def test_subsets_are_six_look_alikes_with_one_target(benchmark: WorldComposed) -> None:
+    for query in benchmark.queries:
+        assert query.image is not None and query.subset is not None
+        assert len({query.image.id, *query.subset}) == SUBSET_SIZE
+        assert set(query.subset) & set(query.targets) == {query.targets[0]}
+        families = {name.rsplit("-", 1)[0] for name in (query.image.id, *query.subset)}
+        assert len(families) == 1
+
+
+def test_ids_are_unique_and_texts_in_the_vocabulary(benchmark: WorldComposed) -> None:
+    assert len({image.id for image in benchmark.gallery}) == len(benchmark.gallery)
+    assert len({query.id for query in benchmark.queries}) == len(benchmark.queries)
+    words = set(vocabulary())
+    assert all(set(words_of(query.text)) <= words for query in benchmark.queries)
+
+
+def test_whole_families_are_in_the_gallery(benchmark: WorldComposed) -> None:
+    signatures: Counter[Signature] = Counter(i.scene.signature() for i in benchmark.gallery)
+    assert len(signatures) == benchmark.families * FAMILY_SIZE
+    assert set(signatures.values()) == {1, 2, 3, 4}
+
+
+def test_perfect_ranks_score_one_and_names_are_complete(benchmark: WorldComposed) -> None:
+    first = torch.ones(len(benchmark.queries), 1, dtype=torch.long)
+    metrics = benchmark.score(TargetRanks(targets=first, subset=first))
+    assert set(metrics) == {
+        *(f"recall_at_{k}" for k in (1, 5, 10)),
+        *(f"subset_recall_at_{k}" for k in (1, 2, 3)),
+        *(f"map_at_{k}" for k in (5, 10)),
+        "mean_rank",
+    }
+    assert set(metrics.values()) == {1.0}
+
+
+def test_the_picture_alone_does_not_tell_the_target(benchmark: WorldComposed) -> None:
+    """Even a reader that sees every detail mostly fails."""
+    gallery = GalleryIndex([image.id for image in benchmark.gallery], details(benchmark.gallery))
+    references = [query.image for query in benchmark.queries]
+    ranks = gallery.target_ranks(details(references), benchmark.queries)
+    assert 0.2 < benchmark.score(ranks)["recall_at_10"] < 0.6
+
+
+def test_the_text_alone_does_not_tell_the_target(benchmark: WorldComposed) -> None:
+    captions = words([full_caption(image.scene) for image in benchmark.gallery])
+    rarity = torch.log(len(captions) / (1 + (captions > 0).sum(dim=0)))
+    gallery = GalleryIndex([image.id for image in benchmark.gallery], captions * rarity)
+    asked = words([query.text for query in benchmark.queries]) * rarity
+    ranks = gallery.target_ranks(asked + 1e-6, benchmark.queries)
+    assert 0.02 < benchmark.score(ranks)["recall_at_10"] < 0.4
+
+
+def test_both_together_tell_it(benchmark: WorldComposed) -> None:
+    by_id = {image.id: image for image in benchmark.gallery}
+    gallery = GalleryIndex([image.id for image in benchmark.gallery], details(benchmark.gallery))
+    composed = [by_id[query.targets[0]] for query in benchmark.queries]
+    ranks = gallery.target_ranks(details(composed), benchmark.queries)
+    assert benchmark.score(ranks)["recall_at_5"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"families": 0}, "0 families"),
+        ({"queries_per_family": 0}, "0 queries"),
+        ({"queries_per_family": 33}, "33 queries"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(options: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        WorldComposed(**options)  # type: ignore[arg-type]
+
+
+LOOKS = [value for values in LOOK_VALUES.values() for value in values]
+SETTINGS = [(name, value) for name, values in SETTING_VALUES.items() for value in values]
+DETAILS = {key: i for i, key in enumerate([*SETTINGS, *product(range(9), LOOKS)])}
+WORDS = {word: i for i, word in enumerate(vocabulary())}
+SINGULAR = {plural: shape for shape, plural in PLURALS.items()}
+
+
+def details(images: Sequence[Image | None]) -> torch.Tensor:
+    """All that a scene shows, as indicators. Shape (N, D)."""
+    vectors = torch.zeros(len(images), len(DETAILS))
+    for row, image in enumerate(images):
+        assert isinstance(image, SceneImage)
+        for name in SETTING_VALUES:
+            vectors[row, DETAILS[name, getattr(image.scene, name)]] = 1
+        for thing in image.scene.things:
+            for cell, value in product(thing.cells, thing.look):
+                vectors[row, DETAILS[cell, value]] = 1
+    return vectors
+
+
+def words(texts: Sequence[str]) -> torch.Tensor:
+    """Which words a text holds, plurals as singulars. Shape (N, V)."""
+    vectors = torch.zeros(len(texts), len(WORDS))
+    for row, text in enumerate(texts):
+        for word in words_of(text):
+            vectors[row, WORDS[SINGULAR.get(word, word)]] = 1
+    return vectors
