@@ -18,13 +18,13 @@ from cirlab.world.language import (
     definite,
     destination,
     indefinite,
+    name,
     position,
     refer,
     setting_phrase,
     telling,
 )
 from cirlab.world.scene import Scene, Thing, pick
-from cirlab.world.vocabulary import COUNTS
 
 Style = Literal["instruction", "description"]
 STYLES: tuple[Style, ...] = ("instruction", "description")
@@ -86,7 +86,7 @@ def _setting(change: SettingChange, style: Style, rng: np.random.Generator) -> s
 
 # ---- things -------------------------------------------------------------------------------
 
-_COLOUR_ORDERS = (
+_VALUE_ORDERS = (
     "make {ref} {value}",
     "turn {ref} {value}",
     "change {ref} to {value}",
@@ -121,7 +121,7 @@ def _attribute(change: ThingChange, scene: Scene, style: Style, rng: np.random.G
         return pick(rng, _SHAPE_ORDERS).format(ref=ref, value=value)
     if attribute == "size":
         return pick(rng, _LARGER if after.size == "large" else _SMALLER).format(ref=ref)
-    return pick(rng, _COLOUR_ORDERS).format(ref=ref, value=getattr(after, attribute))
+    return pick(rng, _VALUE_ORDERS).format(ref=ref, value=getattr(after, attribute))
 
 
 def _changed_attribute(before: Thing, after: Thing) -> str:
@@ -177,8 +177,7 @@ def _removed(change: ThingChange, scene: Scene, style: Style, rng: np.random.Gen
         return pick(rng, _REMOVE_ORDERS).format(ref)
     if rng.random() < 0.3:
         others = [other for other in scene.things if other != thing]
-        bare = definite(thing, telling(thing, others, rng)).removeprefix("the ")
-        return f"no {bare}"
+        return f"no {name(thing, telling(thing, others, rng))}"
     verb = "is" if thing.count == 1 else "are"
     options = (f"without {ref}", f"{ref} {verb} missing", f"{ref} {verb} gone")
     return pick(rng, options)
@@ -204,37 +203,27 @@ def _relationship(change: ThingChange, scene: Scene, style: Style, rng: np.rando
     return pick(rng, options).format(ref=refs[0], at=position(cells), to=destination(cells))
 
 
+_NUMBERS = ("one", "two", "three")
+_NUMBER_REPORTS = ("{}", "with {}", "there {verb} {}", "{} in the picture")
+
+
 def _number(change: ThingChange, scene: Scene, style: Style, rng: np.random.Generator) -> str:
     (before,), (after,) = change.before, change.after
-    others = [other for other in scene.things if other != before]
-    said = telling(before, others, rng)
-    many, few = indefinite(after, said), "one" if before.count == 1 else COUNTS[before.count - 1]
-    if after.count == 1:
-        many = "one" + many.removeprefix("an" if many.startswith("an ") else "a")
+    said = telling(before, [other for other in scene.things if other != before], rng)
+    wanted = f"{_NUMBERS[after.count - 1]} {name(after, said)}"
     if style == "description":
-        return pick(rng, ("{}", "with {}", "there {verb} {}", "{} in the picture")).format(
-            many, verb="is" if after.count == 1 else "are"
-        )
-    ref = definite(before, said)
-    options = [f"{many} instead of {few}", f"make it {many}", f"show {many}"]
+        verb = "is" if after.count == 1 else "are"
+        return pick(rng, _NUMBER_REPORTS).format(wanted, verb=verb)
+    present = _NUMBERS[before.count - 1]
+    options = [f"{wanted} instead of {present}", f"make it {wanted}", f"show {wanted}"]
+    difference = _NUMBERS[abs(after.count - before.count) - 1]
     if after.count > before.count:
-        options.append(f"add {_more(after.count - before.count)} of {_plural(before, said)}")
+        several = replace(before, cells=(0, 1))
+        options.append(f"add {difference} more of {definite(several, said)}")
     else:
-        options.append(f"leave only {many}")
-        options.append(f"remove {_less(before.count - after.count)} of {ref}")
+        options.append(f"leave only {wanted}")
+        options.append(f"remove {difference} of {definite(before, said)}")
     return pick(rng, options)
-
-
-def _more(count: int) -> str:
-    return "one more" if count == 1 else "two more"
-
-
-def _less(count: int) -> str:
-    return "one" if count == 1 else "two"
-
-
-def _plural(thing: Thing, said: set[str]) -> str:
-    return definite(replace(thing, cells=(0, 1)), said)
 
 
 _SPEAKERS = {
