@@ -49,11 +49,14 @@ class Ranking:
         queries: positions in `Benchmark.queries` of the Q queries that were ranked.
         images: positions in `Benchmark.gallery`, best first, -1 where there are fewer than k
             images. Shape (Q, k), int64.
+        targets: positions in `Benchmark.gallery` of their principal readable targets.
+            Shape (Q,), int64.
         ranks: rank of the best target. Shape (Q,), int64.
     """
 
     queries: tuple[int, ...]
     images: Tensor
+    targets: Tensor
     ranks: Tensor
 
 
@@ -135,7 +138,9 @@ def evaluate(
         "skipped_images": unreadable,
     }
     images = torch.where(top.positions < 0, -1, gallery.rows[top.positions.clamp(min=0)])
-    return Evaluation(results, Ranking(tuple(rows), images, ranks=best_ranks(ranks.targets)))
+    targets = gallery.rows[[gallery.main.position[query.targets[0]] for query in queries]]
+    ranking = Ranking(tuple(rows), images, targets, ranks=best_ranks(ranks.targets))
+    return Evaluation(results, ranking)
 
 
 def baselines(vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
