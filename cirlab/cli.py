@@ -30,6 +30,7 @@ from cirlab.configuration import (
     with_base,
 )
 from cirlab.devices import check_devices
+from cirlab.cpu import tune_for_cpu
 from cirlab.errors import UserError
 from cirlab.explain import explain
 from cirlab.references import RawConfig, check_references, read_config
@@ -240,6 +241,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status: 2 for what the user can mend."""
     args = list(sys.argv[1:] if args is None else args)
     _quiet_libraries()
+    tune_for_cpu()
     try:
         require_experiment(args)
         args = with_base(args)

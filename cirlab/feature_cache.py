@@ -15,31 +15,33 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cirlab.records import FileImage, Image
+
 log = logging.getLogger(__name__)
 
 
 class FeatureCache:
-    """A matrix of features whose rows are known by image id.
+    """A matrix of features whose rows are known by image.
 
     Picklable: loader workers map the file, they do not copy it.
 
     Args:
         path: the .npy file, (N, F) float32.
-        ids: the image of every row.
+        images: the image of every row.
     """
 
-    def __init__(self, path: Path, ids: Sequence[str]) -> None:
+    def __init__(self, path: Path, images: Sequence[Image]) -> None:
         self.path = path
-        self._rows = {image_id: row for row, image_id in enumerate(ids)}
+        self._rows = {_name(image): row for row, image in enumerate(images)}
         self._features: np.ndarray | None = None
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_features": None}
 
-    def __contains__(self, image_id: str) -> bool:
-        return image_id in self._rows
+    def __contains__(self, image: Image) -> bool:
+        return _name(image) in self._rows
 
-    def __call__(self, ids: Sequence[str]) -> torch.Tensor:
+    def __call__(self, images: Sequence[Image]) -> torch.Tensor:
         """Features of the images, (B, F) float32.
 
         Raises:
@@ -47,14 +49,14 @@ class FeatureCache:
         """
         if self._features is None:
             self._features = np.load(self.path, mmap_mode="r")
-        rows = [self._rows[image_id] for image_id in ids]
+        rows = [self._rows[_name(image)] for image in images]
         return torch.from_numpy(np.asarray(self._features[rows], dtype=np.float32))
 
 
 def cached_features(
     folder: Path,
     identity: str,
-    ids: Sequence[str],
+    images: Sequence[Image],
     compute: Callable[[], Iterable[torch.Tensor]],
 ) -> FeatureCache:
     """The cache of these images under this identity, computed if it is not there.
@@ -64,16 +66,16 @@ def cached_features(
 
     Args:
         folder: where caches lie.
-        identity: whatever decides the features (weights, preprocessing).
-        ids: images in the order of `compute`'s rows.
+        identity: whatever decides the features besides the images (weights, preprocessing).
+        images: in the order of `compute`'s rows.
         compute: yields features in batches, each (B, F).
     """
-    digest = hashlib.sha256("\n".join([identity, *ids]).encode()).hexdigest()[:16]
+    digest = hashlib.sha256("\n".join([identity, *map(_name, images)]).encode()).hexdigest()[:16]
     path = folder / f"features_{digest}.npy"
     if not path.is_file():
-        log.info("computing features of %d images into %s", len(ids), path)
-        _write(path, len(ids), compute())
-    return FeatureCache(path, ids)
+        log.info("computing features of %d images into %s", len(images), path)
+        _write(path, len(images), compute())
+    return FeatureCache(path, images)
 
 
 def _write(path: Path, count: int, batches: Iterable[torch.Tensor]) -> None:
@@ -95,3 +97,14 @@ def _write(path: Path, count: int, batches: Iterable[torch.Tensor]) -> None:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _name(image: Image) -> str:
+    """Tells images apart between datasets, whose ids may clash or differ for one file.
+
+    A file that has been replaced is another image.
+    """
+    if not isinstance(image, FileImage):
+        return image.id
+    stat = image.path.stat()
+    return f"{image.path.resolve()} {stat.st_size} {stat.st_mtime_ns}"

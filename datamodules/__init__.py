@@ -1,1 +1,11 @@
 """Where records come from: one file per dataset family."""
+
+from __future__ import annotations
+
+from datamodules.folder import FolderData
+from datamodules.llava import LlavaPretrainData
+from datamodules.mtcir import MtcirData
+from datamodules.webdataset import WebDatasetData
+from datamodules.world import WorldData
+
+__all__ = ["FolderData", "LlavaPretrainData", "MtcirData", "WebDatasetData", "WorldData"]

@@ -18,13 +18,15 @@ def check_record(module: Any, data: Any) -> None:
         UserError: they differ, or the method learns from none.
     """
     method, wanted = type(module).__name__, module.train_record
-    if wanted is None:
+    kinds = wanted if isinstance(wanted, tuple) else (wanted,)
+    if not kinds:
         raise UserError(
             f"{method} is training-free, so fit has nothing to do; run validate instead"
         )
-    if wanted is not data.train_record:
+    if data.train_record not in kinds:
+        names = " or ".join(kind.__name__ for kind in kinds)
         raise UserError(
-            f"{method} learns from {wanted.__name__} records, but {type(data).__name__} gives "
+            f"{method} learns from {names} records, but {type(data).__name__} gives "
             f"{data.train_record.__name__} records; choose another class under data or model"
         )
 

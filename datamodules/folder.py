@@ -70,6 +70,10 @@ class FolderData(RetrievalData):
             dataset = self.train_dataset()
             log.info("%d training %s in %s", len(dataset), self.records, ", ".join(self.roots))
 
+    def train_images(self) -> list[FileImage]:
+        """Every image that a training record can name."""
+        return self.train_dataset().check()
+
     def train_dataset(self) -> FolderRecords:
         if self._dataset is None:
             folders = _open(self.roots)

@@ -9,27 +9,26 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
-from torch.utils.data import DataLoader, Dataset
 
-from cirlab.encoders.collate import DualQueryCollator, PixelCollator
-from cirlab.encoders.dual import DualProcessor, OpenClipEncoder, fingerprint
+from cirlab.encoders.collate import DualQueryReader, ImageReader
+from cirlab.encoders.dual import OpenClipEncoder
 from cirlab.encoders.scratch import read_word_vectors, set_word_vectors, write_clip_folder
 from cirlab.encoders.vocabulary import vocabulary_words
 from cirlab.errors import UserError
-from cirlab.feature_cache import FeatureCache, cached_features
+from cirlab.feature_cache import FeatureCache
 from cirlab.losses import ContrastiveLoss, image_ids
-from cirlab.records import Image, Pair, Query, SampleKey
+from cirlab.records import Image, Pair, Query
 from lightning_modules.base import RetrievalModule
+from lightning_modules.frozen_features import frozen_features
 from lightning_modules.learner import Inputs, Schedule
 
 log = logging.getLogger(__name__)
@@ -78,7 +77,7 @@ class CLIP(RetrievalModule):
             open_clip's layout.
         freeze_backbone: train only what follows the image backbone (a timm trunk's projection;
             nothing of a plain vision transformer).
-        cache_backbone: with a frozen backbone, run it once over the training images and keep its
+        cache_features: with a frozen backbone, run it once over the training images and keep its
             features in memory-mapped files, instead of once an epoch.
         optimizer: builds the optimiser from the trainable parameters.
         schedule: how the learning rate moves; null keeps it constant.
@@ -94,7 +93,7 @@ class CLIP(RetrievalModule):
         from_scratch: ClipFromScratch | None = None,
         export_to: str | None = None,
         freeze_backbone: bool = False,
-        cache_backbone: bool = False,
+        cache_features: bool = False,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         schedule: Schedule | None = None,
     ) -> None:
@@ -102,14 +101,14 @@ class CLIP(RetrievalModule):
         self.save_hyperparameters(ignore=["optimizer", "schedule", "export_to"])
         if (model is None) == (from_scratch is None):
             raise UserError("CLIP takes either model or from_scratch: set exactly one of the two")
-        if cache_backbone and not freeze_backbone:
+        if cache_features and not freeze_backbone:
             raise UserError(
-                "cache_backbone: true needs freeze_backbone: true: features of a backbone that "
+                "cache_features: true needs freeze_backbone: true: features of a backbone that "
                 "trains are stale after one step"
             )
         self.start, self.pretrained, self.scratch = model, pretrained, from_scratch
         self.export_to = export_to
-        self.freeze_backbone, self.cache_backbone = freeze_backbone, cache_backbone
+        self.freeze_backbone, self.cache_features = freeze_backbone, cache_features
         self.loss = ContrastiveLoss()
         self.encoder: OpenClipEncoder | None = None
         self.cache: FeatureCache | None = None
@@ -124,8 +123,10 @@ class CLIP(RetrievalModule):
         else:
             assert self.start is not None
             self.encoder = OpenClipEncoder(self.start, pretrained=self.pretrained)
+        # Libraries hand their models out in eval mode, and Lightning leaves modes as they are.
+        self.encoder.train()
         if self.freeze_backbone:
-            self.encoder.image_backbone.requires_grad_(False)
+            self.encoder.image_backbone.requires_grad_(False).eval()
 
     def _from_scratch(self, scratch: ClipFromScratch) -> OpenClipEncoder:
         if self.export_to is None:
@@ -160,43 +161,22 @@ class CLIP(RetrievalModule):
         assert self.encoder is not None, "configure_model has not run"
         return self.encoder
 
+    @property
+    def _reader(self) -> ImageReader:
+        return ImageReader(self._encoder.processor, self.cache)
+
     # ---- training -----------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        if self.cache_backbone and self.cache is None:
-            self.cache = self._compute_features()
-
-    def _compute_features(self) -> FeatureCache:
-        """Backbone features of every training image, computed once and for all runs."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        records = data.train_dataset()
-        images = [records[SampleKey(0, i)].image for i in range(len(records))]
-        identity = (
-            f"{fingerprint(self._encoder.image_backbone)} {self._encoder.processor.transform}"
-        )
-        loader: DataLoader[torch.Tensor] = DataLoader(
-            _Pixels(images, self._encoder.processor),
-            batch_size=data.eval_batch_size,
-            num_workers=data.num_workers,
-        )
-
-        def compute() -> Iterator[torch.Tensor]:
-            with torch.inference_mode():
-                for pixels in track(loader, description="features of the frozen backbone"):
-                    yield self._encoder.backbone_features(pixels.to(self.device))
-
-        folder = Path(self.trainer.default_root_dir) / "runs" / "cache"
-        return cached_features(folder, identity, [image.id for image in images], compute)
+        if self.cache_features and self.cache is None:
+            self.cache = frozen_features(self, self._encoder)
 
     def train_collator(self) -> Callable[[Sequence[Pair]], Inputs]:
-        return TrainCollator(self._encoder.processor, self.cache)
+        return TrainCollator(self._reader)
 
     def losses(self, batch: Inputs) -> dict[str, torch.Tensor]:
         encoder = self._encoder
-        if "features" in batch:
-            images = normalize(encoder.project_features(batch["features"]).float(), dim=-1)
-        else:
-            images = encoder.encode_images(batch["pixels"])
+        images = encoder.embed_images(batch["image"])
         texts = encoder.encode_texts(batch["text"])
         temperature = encoder.model.logit_scale.float().exp().reciprocal().clamp(MIN_TEMPERATURE)
         # A mean of the two directions, as CLIP has it; the loss class adds them.
@@ -209,26 +189,26 @@ class CLIP(RetrievalModule):
     # ---- evaluation ---------------------------------------------------------------------
 
     def image_collator(self) -> Callable[[Sequence[Image]], Inputs]:
-        return PixelCollator(self._encoder.processor)
+        return self._reader
 
     def query_collator(self) -> Callable[[Sequence[Query]], Inputs]:
-        return DualQueryCollator(self._encoder.processor)
+        return DualQueryReader(self._reader)
 
     def encode_images(self, inputs: Inputs, prompt: str | None = None) -> torch.Tensor:
-        return self._encoder.encode_images(inputs["pixels"])
+        return self._encoder.embed_images(inputs)
 
     def encode_queries(self, inputs: Inputs) -> torch.Tensor:
         """Text queries by their text; composed ones by the sum of image and text."""
         texts = self._encoder.encode_texts(inputs["text"])
-        if "pixels" not in inputs:
+        if "image" not in inputs:
             return texts
-        return normalize(texts + self._encoder.encode_images(inputs["pixels"]), dim=-1)
+        return normalize(texts + self._encoder.embed_images(inputs["image"]), dim=-1)
 
     def encode_baselines(self, inputs: Inputs) -> dict[str, torch.Tensor]:
-        if "pixels" not in inputs:
+        if "image" not in inputs:
             return {}
         return {
-            "image_only": self._encoder.encode_images(inputs["pixels"]),
+            "image_only": self._encoder.embed_images(inputs["image"]),
             "text_only": self._encoder.encode_texts(inputs["text"]),
         }
 
@@ -256,32 +236,16 @@ def _load_trunk(encoder: OpenClipEncoder, path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class _Pixels(Dataset[torch.Tensor]):
-    images: Sequence[Image]
-    processor: DualProcessor
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return self.processor.transform(self.images[index].load())
-
-
-@dataclass(frozen=True)
 class TrainCollator:
-    """Pairs to a batch, with cached backbone features in the place of pixels where there are."""
+    """Pairs to a batch, a random caption for each."""
 
-    processor: DualProcessor
-    cache: FeatureCache | None
+    images: ImageReader
 
     def __call__(self, records: Sequence[Pair]) -> Inputs:
         captions = [random.choice(pair.captions) for pair in records]
-        batch: dict[str, Any] = {
-            "ids": image_ids([pair.image for pair in records]),
-            "text": self.processor.tokenize(captions),
+        images = [pair.image for pair in records]
+        return {
+            "ids": image_ids(images),
+            "text": self.images.processor.tokenize(captions),
+            "image": self.images(images),
         }
-        if self.cache is not None:
-            batch["features"] = self.cache([pair.image.id for pair in records])
-        else:
-            batch["pixels"] = self.processor.images([pair.image.load() for pair in records])
-        return batch

@@ -8,6 +8,7 @@ the LLM. Pre-training needs image-caption pairs only: triplets are synthesised f
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,14 +24,18 @@ from cirlab.composition import modification_texts, nearest_neighbours, random_ne
 from cirlab.distributed import all_gather_object, gather, rank
 from cirlab.encoders.adapters import FourBit, Lora, TowerLora, adapters_disabled, add_lora_to_tower
 from cirlab.encoders.augmentation import rotate
-from cirlab.encoders.collate import DualQueryCollator, PixelCollator
-from cirlab.encoders.dual import DualEncoder, DualProcessor, load_dual_encoder
+from cirlab.encoders.collate import DualQueryReader, ImageReader
+from cirlab.encoders.dual import DualEncoder, load_dual_encoder
 from cirlab.encoders.llm import IMAGE_PLACEHOLDER, EmbeddingLLM, LLMProcessor, Pooling
 from cirlab.errors import UserError
+from cirlab.feature_cache import FeatureCache
 from cirlab.losses import ContrastiveLoss, image_ids
 from cirlab.records import Image, Pair, Query, Triplet
 from lightning_modules.base import RetrievalModule
+from lightning_modules.frozen_features import frozen_features
 from lightning_modules.learner import Inputs, Schedule, load_learned
+
+log = logging.getLogger(__name__)
 
 INSTRUCTION = "Find the image that matches the query."
 
@@ -69,6 +74,7 @@ class LLMSettings:
     Attributes:
         name: hub name, local folder or `zoo:name`.
         lora: adapters; null trains every weight unless `frozen`.
+        second_lora: adapters of fine-tuning, beside those of `init_from`, which are then frozen.
         four_bit: 4-bit base weights; needs `lora` or `frozen`.
         frozen: train nothing of it.
         dtype: of the base weights.
@@ -79,6 +85,7 @@ class LLMSettings:
 
     name: str
     lora: Lora | None = None
+    second_lora: Lora | None = None
     four_bit: FourBit | None = None
     frozen: bool = False
     dtype: str = "float32"
@@ -114,6 +121,7 @@ class CoLLM(RetrievalModule):
         clip_pretrained: open_clip's tag of the weights, with its built-in names.
         tower_lora: adapters of the image tower; null freezes it. The paper adapts CLIP's towers
             in pre-training and freezes BLIP-L's, as well as every tower in fine-tuning.
+        tower_frozen: keep the tower's adapters as `init_from` has them.
         loss: the contrastive loss; the default is HN-NCE with the constants of the
             implementation that the paper says it follows (temperature 0.07, alpha 1, beta 0.5).
         synthesis: how triplets are made from pairs.
@@ -124,7 +132,10 @@ class CoLLM(RetrievalModule):
             benchmarks, but its look-alikes are not.
         texts: how several texts of a triplet become one: a random one, all in order, or a random
             number of them in random order. The paper says that they can be combined, not how.
-        init_from: checkpoint of a CoLLM to start from; its architecture must be this one.
+        cache_features: run the frozen tower once over all images and keep what it says in a
+            memory-mapped file; needs data with a fixed set of images and no augmentation.
+        init_from: checkpoint of a CoLLM to start from, of this architecture; a pattern
+            (`runs/collm/version_*/checkpoints/best.ckpt`) takes the newest file.
         instruction: the sentence before the query.
     """
 
@@ -139,12 +150,14 @@ class CoLLM(RetrievalModule):
         schedule: Schedule | None = None,
         clip_pretrained: str | None = None,
         tower_lora: TowerLora | None = None,
+        tower_frozen: bool = False,
         loss: ContrastiveLoss | None = None,
         synthesis: Synthesis | None = None,
         image_query: bool = True,
         text_query: bool = True,
         reference_negatives: bool = True,
         texts: Literal["one", "all", "some"] = "some",
+        cache_features: bool = False,
         init_from: str | None = None,
         instruction: str = INSTRUCTION,
     ) -> None:
@@ -152,12 +165,19 @@ class CoLLM(RetrievalModule):
         self.save_hyperparameters(ignore=["optimizer", "schedule", "loss"])
         self.clip_name, self.clip_pretrained = clip, clip_pretrained
         self.llm_settings = llm
-        self.tower_lora = tower_lora
+        self.tower_lora, self.tower_frozen = tower_lora, tower_frozen
         self.loss = loss or ContrastiveLoss(temperature=0.07, alpha=1.0, beta=0.5)
         self.synthesis = synthesis or Synthesis()
         self.image_query, self.text_query = image_query, text_query
         self.reference_negatives = reference_negatives
         self.texts = texts
+        self.cache_features = cache_features
+        self.cache: FeatureCache | None = None
+        if cache_features and (tower_lora is not None or self.synthesis.rotation):
+            raise UserError(
+                "cache_features: true needs a frozen tower and pictures that do not change: set "
+                "tower_lora: null and synthesis.rotation: 0"
+            )
         self.init_from = init_from
         self.template = QueryTemplate(instruction)
         self.clip: DualEncoder | None = None
@@ -188,12 +208,17 @@ class CoLLM(RetrievalModule):
         self.projection = nn.Linear(width, clip.dim)
         self.clip = clip
         if self.init_from is not None:
-            self._start_from(Path(self.init_from))
+            self._start_from(newest(self.init_from))
+        if settings.second_lora is not None:
+            self.llm.stack_lora(settings.second_lora)
+        if self.tower_frozen:
+            clip.requires_grad_(False)
+        # Libraries hand their models out in eval mode, and Lightning leaves modes as they are.
+        self.llm.train(not settings.frozen)
+        clip.image_tower.train(self.tower_lora is not None and not self.tower_frozen)
 
     def _start_from(self, path: Path) -> None:
         """Copy what another CoLLM has learned (pre-training before fine-tuning)."""
-        if not path.is_file():
-            raise UserError(f"init_from {path} is missing; train it first or name another one")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         self.check_learned(checkpoint, source=f"init_from {path}")
         load_learned(self, checkpoint["state_dict"])
@@ -201,10 +226,18 @@ class CoLLM(RetrievalModule):
     def frozen_base(self) -> dict[str, str]:
         return {"clip": self._clip.name, "llm": self.llm.name}
 
+    @property
+    def _reader(self) -> ImageReader:
+        return ImageReader(self._clip.processor, self.cache)
+
     # ---- training -----------------------------------------------------------------------
 
+    def on_fit_start(self) -> None:
+        if self.cache_features and self.cache is None:
+            self.cache = frozen_features(self, self._clip)
+
     def train_collator(self) -> Callable[[Sequence[Any]], Inputs]:
-        return TrainCollator(self._clip.processor, self.llm.processor, self.template, self.texts)
+        return TrainCollator(self._reader, self.llm.processor, self.template, self.texts)
 
     def losses(self, batch: Inputs) -> dict[str, torch.Tensor]:
         if "reference" in batch:
@@ -213,7 +246,7 @@ class CoLLM(RetrievalModule):
 
     def _triplet_losses(self, batch: Inputs) -> dict[str, torch.Tensor]:
         reference = self._image_features(batch["reference"])
-        targets = self._image_features(batch["pixels"])
+        targets = self._image_features(batch["image"])
         composed = self._compose(batch["query"], reference)
         negatives = reference if self.reference_negatives else None
         return {
@@ -224,7 +257,7 @@ class CoLLM(RetrievalModule):
 
     def _pair_losses(self, batch: Inputs) -> dict[str, torch.Tensor]:
         """Three queries per pair (section 3.3, equation 5), each with a third of the weight."""
-        targets, ids = self._image_features(batch["pixels"]), batch["ids"]
+        targets, ids = self._image_features(batch["image"]), batch["ids"]
         reference, texts = self._synthesise(batch, targets)
         tokens = self.llm.processor([self.template(image=True, text=text) for text in texts])
         tokens = {key: value.to(self.device) for key, value in tokens.items()}
@@ -242,7 +275,7 @@ class CoLLM(RetrievalModule):
         how, captions = self.synthesis, list(batch["captions"])
         own = targets.detach()
         if how.rotation:
-            own = self._image_features(rotate(batch["pixels"], how.rotation))
+            own = self._image_features({"pixels": rotate(batch["image"]["pixels"], how.rotation)})
         if not (how.image or how.text):
             return own, captions
         pool, pool_captions, offset = own.detach(), captions, 0
@@ -259,10 +292,11 @@ class CoLLM(RetrievalModule):
         others = [pool_captions[j] for j in neighbour.tolist()]
         return reference, modification_texts(captions, others, how.template_probability)
 
-    def _image_features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """f(v), unit vectors (B, D) from pixels (B, 3, H, W)."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.tower_lora is not None):
-            return self._clip.encode_images(pixels)
+    def _image_features(self, images: Inputs) -> torch.Tensor:
+        """f(v), unit vectors (B, D); see `DualEncoder.embed_images`."""
+        tower_learns = self.tower_lora is not None and not self.tower_frozen
+        with torch.set_grad_enabled(torch.is_grad_enabled() and tower_learns):
+            return self._clip.embed_images(images)
 
     def _compose(self, tokens: Inputs, reference: torch.Tensor | None) -> torch.Tensor:
         """C = p(Phi(...)), unit vectors (B, D)."""
@@ -278,25 +312,24 @@ class CoLLM(RetrievalModule):
     # ---- evaluation ---------------------------------------------------------------------
 
     def image_collator(self) -> Callable[[Sequence[Image]], Inputs]:
-        return PixelCollator(self._clip.processor)
+        return self._reader
 
     def query_collator(self) -> Callable[[Sequence[Query]], Inputs]:
-        return QueryCollator(self._clip.processor, self.llm.processor, self.template)
+        return QueryCollator(self._reader, self.llm.processor, self.template)
 
     def encode_images(self, inputs: Inputs, prompt: str | None = None) -> torch.Tensor:
-        return self._image_features(inputs["pixels"])
+        return self._image_features(inputs)
 
     def encode_queries(self, inputs: Inputs) -> torch.Tensor:
-        pixels = inputs.get("pixels")
-        reference = None if pixels is None else self._image_features(pixels)
+        reference = self._image_features(inputs["image"]) if "image" in inputs else None
         return self._compose(inputs["query"], reference)
 
     def encode_baselines(self, inputs: Inputs) -> dict[str, torch.Tensor]:
-        if "pixels" not in inputs:
+        if "image" not in inputs:
             return {}
         with adapters_disabled(self._clip):
             return {
-                "image_only": self._clip.encode_images(inputs["pixels"]),
+                "image_only": self._clip.embed_images(inputs["image"]),
                 "text_only": self._clip.encode_texts(inputs["text"]),
             }
 
@@ -304,14 +337,14 @@ class CoLLM(RetrievalModule):
         if self.tower_lora is None:
             return None
         with adapters_disabled(self._clip):
-            return self._clip.encode_images(inputs["pixels"])
+            return self._clip.embed_images(inputs)
 
 
 @dataclass(frozen=True)
 class TrainCollator:
     """Pairs or triplets to a batch."""
 
-    images: DualProcessor
+    images: ImageReader
     words: LLMProcessor
     template: QueryTemplate
     texts: Literal["one", "all", "some"]
@@ -324,7 +357,7 @@ class TrainCollator:
     def _pairs(self, pairs: list[Pair]) -> Inputs:
         captions = [random.choice(pair.captions) for pair in pairs]
         return {
-            "pixels": self.images.images([pair.image.load() for pair in pairs]),
+            "image": self.images([pair.image for pair in pairs]),
             "ids": image_ids([pair.image for pair in pairs]),
             "captions": captions,
             "image_query": self.words([self.template(image=True, text=None)] * len(pairs)),
@@ -334,9 +367,9 @@ class TrainCollator:
     def _triplets(self, triplets: list[Triplet]) -> Inputs:
         texts = [self._text(triplet) for triplet in triplets]
         return {
-            "reference": self.images.images([t.reference.load() for t in triplets]),
+            "reference": self.images([t.reference for t in triplets]),
             "reference_ids": image_ids([t.reference for t in triplets]),
-            "pixels": self.images.images([t.target.load() for t in triplets]),
+            "image": self.images([t.target for t in triplets]),
             "ids": image_ids([t.target for t in triplets]),
             "query": self.words([self.template(image=True, text=text) for text in texts]),
         }
@@ -352,13 +385,30 @@ class TrainCollator:
 class QueryCollator:
     """Queries to what the LLM reads and, with a reference image, what the baselines read."""
 
-    images: DualProcessor
+    images: ImageReader
     words: LLMProcessor
     template: QueryTemplate
 
     def __call__(self, records: Sequence[Query]) -> Inputs:
-        inputs = DualQueryCollator(self.images)(records)
+        inputs = DualQueryReader(self.images)(records)
         texts = [
-            self.template(image="pixels" in inputs, text=query.text or None) for query in records
+            self.template(image="image" in inputs, text=query.text or None) for query in records
         ]
         return inputs | {"query": self.words(texts)}
+
+
+def newest(pattern: str) -> Path:
+    """The file of this name, or the one written last of those that fit a pattern.
+
+    Raises:
+        UserError: there is none.
+    """
+    at = Path(pattern)
+    found = [
+        path for path in Path(at.anchor).glob(str(at.relative_to(at.anchor))) if path.is_file()
+    ]
+    if not found:
+        raise UserError(f"init_from {pattern} is missing; train it first or name another one")
+    path = max(found, key=lambda path: path.stat().st_mtime)
+    log.info("starting from %s", path)
+    return path

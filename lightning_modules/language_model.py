@@ -66,7 +66,8 @@ class EmbeddingLanguageModel(Learner):
             return
         write_llm_folder(self.export_to, self.config, vocabulary_words(self.vocabulary))
         self.tokenizer = AutoTokenizer.from_pretrained(self.export_to)
-        self.model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(self.export_to))
+        config = AutoConfig.from_pretrained(self.export_to)
+        self.model = AutoModelForCausalLM.from_config(config).train()
         if self.vocabulary != WORLD:
             words, vectors = read_word_vectors(Path(self.vocabulary))
             embedding = self.model.get_input_embeddings()

@@ -105,13 +105,16 @@ class Learner(L.LightningModule):
     def learned_names(self) -> set[str]:
         """State-dict names of what is learned.
 
-        Trainable parameters, and the buffers of the modules that own one (running statistics).
+        Trainable parameters, the buffers of the modules that own one (running statistics), and
+        adapters that an earlier stage has learned.
         """
         names: set[str] = set()
         for prefix, module in self.named_modules():
             own = dict(module.named_parameters(recurse=False))
+            dot = f"{prefix}." if prefix else ""
+            if ".lora_" in dot:
+                names |= {dot + name for name in own}
             if any(p.requires_grad for p in own.values()):
-                dot = f"{prefix}." if prefix else ""
                 names |= {dot + name for name, p in own.items() if p.requires_grad}
                 names |= {dot + name for name, _ in module.named_buffers(recurse=False)}
         return names

@@ -1,1 +1,18 @@
 """Benchmarks: one file each, official or own files in, queries and rules out."""
+
+from __future__ import annotations
+
+from cirlab.benchmarks.base import Benchmark, Protocol, TargetRanks
+from cirlab.benchmarks.folder import FolderComposed, FolderTextToImage
+from cirlab.benchmarks.world_composed import WorldComposed
+from cirlab.benchmarks.world_text_to_image import WorldTextToImage
+
+__all__ = [
+    "Benchmark",
+    "FolderComposed",
+    "FolderTextToImage",
+    "Protocol",
+    "TargetRanks",
+    "WorldComposed",
+    "WorldTextToImage",
+]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from peft import (
     LoraConfig,
+    PeftModel,
     get_peft_model,
     inject_adapter_in_model,
     prepare_model_for_kbit_training,
@@ -18,6 +19,8 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from cirlab.errors import UserError
+
+SECOND_ADAPTER = "second"
 
 
 @dataclass
@@ -84,6 +87,23 @@ def add_lora_to_llm(model: PreTrainedModel, lora: Lora, quantized: bool) -> nn.M
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     with _unknown_targets(lora):
         return get_peft_model(model, lora.config())
+
+
+def stack_lora(model: nn.Module, lora: Lora) -> nn.Module:
+    """Freeze a model's adapters and add trainable ones beside them.
+
+    Raises:
+        UserError: the model has no adapters.
+    """
+    if not isinstance(model, PeftModel):
+        raise UserError("second_lora stands beside the adapters of lora; set lora as well")
+    with _unknown_targets(lora):
+        model.add_adapter(SECOND_ADAPTER, lora.config())
+    # The tuner takes several adapters at once, the wrapper only one.
+    model.base_model.set_adapter(["default", SECOND_ADAPTER])  # type: ignore[operator]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(f".{SECOND_ADAPTER}." in name)
+    return model
 
 
 def add_lora_to_tower(tower: nn.Module, lora: Lora) -> None:

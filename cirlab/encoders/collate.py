@@ -7,28 +7,35 @@ from dataclasses import dataclass
 from typing import Any
 
 from cirlab.encoders.dual import DualProcessor
+from cirlab.feature_cache import FeatureCache
 from cirlab.records import Image, Query
 
 
 @dataclass(frozen=True)
-class PixelCollator:
-    """Gallery images to {"pixels": (B, 3, H, W)}."""
+class ImageReader:
+    """Images to what `DualEncoder.embed_images` takes.
+
+    {"features": (B, F)} where a cache holds them all, without decoding anything; else
+    {"pixels": (B, 3, H, W)}.
+    """
 
     processor: DualProcessor
+    cache: FeatureCache | None = None
 
-    def __call__(self, records: Sequence[Image]) -> dict[str, Any]:
-        return {"pixels": self.processor.images([image.load() for image in records])}
+    def __call__(self, images: Sequence[Image]) -> dict[str, Any]:
+        if self.cache is not None and all(image in self.cache for image in images):
+            return {"features": self.cache(images)}
+        return {"pixels": self.processor.images([image.load() for image in images])}
 
 
 @dataclass(frozen=True)
-class DualQueryCollator:
-    """Queries to {"text": tokens} and, where they have a reference image, "pixels"."""
+class DualQueryReader:
+    """Queries to {"text": tokens} and, where they have a reference image, {"image": ...}."""
 
-    processor: DualProcessor
+    images: ImageReader
 
-    def __call__(self, records: Sequence[Query]) -> dict[str, Any]:
-        inputs: dict[str, Any] = {"text": self.processor.tokenize([q.text for q in records])}
-        references = [query.image.load() for query in records if query.image is not None]
-        if references:
-            inputs["pixels"] = self.processor.images(references)
-        return inputs
+    def __call__(self, queries: Sequence[Query]) -> dict[str, Any]:
+        texts = [query.text for query in queries]
+        inputs: dict[str, Any] = {"text": self.images.processor.tokenize(texts)}
+        references = [query.image for query in queries if query.image is not None]
+        return inputs | {"image": self.images(references)} if references else inputs

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,11 @@ class DualEncoder(nn.Module, ABC):
     processor: DualProcessor
 
     @property
+    def image_backbone(self) -> nn.Module:
+        """What `backbone_features` runs."""
+        return self.image_tower
+
+    @property
     @abstractmethod
     def image_tower(self) -> nn.Module:
         """The part that turns pixels into an embedding."""
@@ -73,6 +78,12 @@ class DualEncoder(nn.Module, ABC):
     def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
         """Unit vectors (B, D) in float32, from pixels (B, 3, H, W)."""
         return nn.functional.normalize(self.image_embeddings(pixels).float(), dim=-1)
+
+    def embed_images(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Unit vectors (B, D) from {"pixels": (B, 3, H, W)} or {"features": (B, F)}."""
+        if "pixels" in inputs:
+            return self.encode_images(inputs["pixels"])
+        return nn.functional.normalize(self.project_features(inputs["features"]).float(), dim=-1)
 
     def encode_texts(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
         """Unit vectors (B, D) in float32, from token tensors (B, L)."""

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
-from cirlab.encoders.adapters import FourBit, Lora, add_lora_to_llm
+from cirlab.encoders.adapters import FourBit, Lora, add_lora_to_llm, stack_lora
 from cirlab.encoders.names import resolve_folder, weights_or_sentence
 
 #: Stands for the one visual token in a text; never in any model's vocabulary.
@@ -106,6 +106,10 @@ class EmbeddingLLM(nn.Module):
             tokenizer.pad_token = tokenizer.eos_token
         tokenizer.add_tokens([IMAGE_PLACEHOLDER], special_tokens=True)
         self.processor = LLMProcessor(tokenizer, max_length)
+
+    def stack_lora(self, lora: Lora) -> None:
+        """Add new adapters beside the present ones, which are frozen and stay at work."""
+        self.model = stack_lora(self.model, lora)
 
     @property
     def _embedding(self) -> nn.Module:

@@ -94,7 +94,7 @@ def test_three_queries_a_third_each_against_the_plain_target(folders: dict[str, 
     batch = dict(module.train_collator()(PAIRS))
     got = module.losses(batch)
 
-    targets = module.clip.encode_images(batch["pixels"])
+    targets = module.clip.embed_images(batch["image"])
     similarity = (targets @ targets.T).fill_diagonal_(-2)
     reference = slerp(targets, targets[similarity.argmax(dim=1)], 0.3)
     texts = [pair.captions[0] for pair in PAIRS]
@@ -118,7 +118,7 @@ def test_ablations_drop_what_they_name(folders: dict[str, str]) -> None:
     assert set(module.losses(module.train_collator()(PAIRS))) == {"composed", "image"}
     plain = make(folders, synthesis=Synthesis(image=False, text=False, rotation=0.0))
     batch = plain.train_collator()(PAIRS)
-    targets = plain.clip.encode_images(batch["pixels"])
+    targets = plain.clip.embed_images(batch["image"])
     reference, texts = plain._synthesise(batch, targets)
     torch.testing.assert_close(reference, targets)
     assert texts == batch["captions"]
@@ -213,3 +213,36 @@ def test_fine_tuning_starts_from_a_pretrained_checkpoint(
     torch.testing.assert_close(second.projection.weight, first.projection.weight)
     with pytest.raises(UserError, match="init_from .*absent.ckpt is missing"):
         make(folders, init_from=str(tmp_path / "absent.ckpt"))
+
+
+def test_second_adapters_stand_beside_the_first_which_are_kept(
+    folders: dict[str, str], tmp_path: Path
+) -> None:
+    first = make(folders, lora=Lora(rank=2, alpha=2, dropout=0.0), tower_lora=TowerLora(rank=2))
+    with torch.no_grad():
+        for name, parameter in first.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    torch.save(saved(first), tmp_path / "best.ckpt")
+    llm = LLMSettings(
+        folders["llm"],
+        lora=Lora(rank=2, alpha=2, dropout=0.0),
+        second_lora=Lora(rank=3, alpha=3, dropout=0.0),
+    )
+    second = CoLLM(
+        clip=folders["clip"],
+        llm=llm,
+        tower_lora=TowerLora(rank=2),
+        tower_frozen=True,
+        init_from=str(tmp_path / "*.ckpt"),
+    )
+    second.configure_model()
+    second.eval()
+    query = Query(id="q", text="make it blue", targets=("red",), image=image("red"))
+    inputs = first.query_collator()([query])
+    torch.testing.assert_close(second.encode_queries(inputs), first.encode_queries(inputs))
+    trainable = {n for n, p in second.named_parameters() if p.requires_grad}
+    assert any(".second." in name for name in trainable)
+    assert not any("lora_" in name and ".second." not in name for name in trainable)
+    kept = set(saved(second)["state_dict"])
+    assert set(saved(first)["state_dict"]) | trainable == kept

@@ -1,0 +1,77 @@
+"""Run a frozen image backbone once over a data set instead of once an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from rich.progress import track
+from torch.utils.data import DataLoader, Dataset
+
+from cirlab.encoders.dual import DualEncoder, DualProcessor, fingerprint
+from cirlab.errors import UserError
+from cirlab.feature_cache import FeatureCache, cached_features
+from cirlab.records import Image
+
+
+def frozen_features(module: L.LightningModule, encoder: DualEncoder) -> FeatureCache:
+    """Backbone features of all images of the run: training data, galleries, references.
+
+    Kept in `<default_root_dir>/runs/cache` for every later run with this backbone and data.
+
+    Args:
+        module: attached to a trainer whose data are set up.
+        encoder: its backbone is frozen.
+
+    Raises:
+        UserError: the training images cannot be listed (they are drawn anew each epoch).
+    """
+    trainer = module.trainer
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    images = _images(data)
+    transform = encoder.processor.transform
+    loader: DataLoader[torch.Tensor] = DataLoader(
+        _Pixels(images, encoder.processor),
+        batch_size=data.eval_batch_size,
+        num_workers=data.num_workers,
+    )
+
+    def compute() -> Iterator[torch.Tensor]:
+        with torch.inference_mode(), trainer.precision_plugin.forward_context():
+            for pixels in track(loader, description="features of the frozen backbone"):
+                yield encoder.backbone_features(pixels.to(module.device))
+
+    identity = f"{fingerprint(encoder.image_backbone)} {transform} {trainer.precision}"
+    folder = Path(trainer.default_root_dir) / "runs" / "cache"
+    return cached_features(folder, identity, images, compute)
+
+
+def _images(data: Any) -> list[Image]:
+    listed = getattr(data, "train_images", None)
+    if listed is None:
+        raise UserError(
+            f"cache_features: true needs a fixed set of training images, but "
+            f"{type(data).__name__} draws them as it goes; set cache_features: false"
+        )
+    images = list(listed())
+    for benchmark in data.benchmarks:
+        images += benchmark.gallery
+        images += [query.image for query in benchmark.queries if query.image is not None]
+    # The same file may be in training data and a gallery under different ids.
+    return list({getattr(image, "path", image.id): image for image in images}.values())
+
+
+@dataclass(frozen=True)
+class _Pixels(Dataset[torch.Tensor]):
+    images: Sequence[Image]
+    processor: DualProcessor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.processor.transform(self.images[index].load())
