@@ -10,14 +10,21 @@ from cirlab.benchmarks.base import Benchmark
 from cirlab.errors import UserError
 from cirlab.folder import Folder, composed_row
 from cirlab.jsonl import JoinedLines, JsonLines, Row
-from cirlab.records import FileImage, Pair, SampleKey, Triplet
+from cirlab.records import FileImage, Pair, SampleKey, TextPair, Triplet
 from datamodules.base import RetrievalData
 from datamodules.checks import check_files
 from datamodules.sampling import generator_for
 
+Kind = Literal["pairs", "texts", "triplets"]
+
 log = logging.getLogger(__name__)
 
-FILES = {"pairs": "pairs.jsonl", "triplets": "composed.jsonl"}
+Kind = Literal["pairs", "texts", "triplets"]
+FILES: dict[Kind, str] = {
+    "pairs": "pairs.jsonl",
+    "texts": "pairs.jsonl",
+    "triplets": "composed.jsonl",
+}
 
 
 class FolderData(RetrievalData):
@@ -31,8 +38,8 @@ class FolderData(RetrievalData):
     Args:
         root: the data folder, or several whose records are joined. With several, image ids
             begin with the folder's name.
-        records: "pairs" reads pairs.jsonl, "triplets" reads composed.jsonl, whose target is
-            drawn anew each epoch from `targets`.
+        records: "pairs" reads pairs.jsonl; "texts" reads two captions of each of its images;
+            "triplets" reads composed.jsonl, whose target is drawn anew each epoch from `targets`.
         batch_size: training samples per batch and process.
         eval_batch_size: gallery images or queries per batch and process.
         num_workers: loader processes per training process; 0 loads in the process itself.
@@ -46,7 +53,7 @@ class FolderData(RetrievalData):
     def __init__(
         self,
         root: str | list[str],
-        records: Literal["pairs", "triplets"],
+        records: Kind,
         batch_size: int,
         eval_batch_size: int,
         num_workers: int = 2,
@@ -61,7 +68,7 @@ class FolderData(RetrievalData):
         self.roots = [root] if isinstance(root, str) else list(root)
         self.records = records
         self.split = split
-        self.train_record = Pair if records == "pairs" else Triplet
+        self.train_record = {"pairs": Pair, "texts": TextPair, "triplets": Triplet}[records]
         self._dataset: FolderRecords | None = None
 
     def setup(self, stage: str) -> None:
@@ -106,7 +113,7 @@ class FolderRecords:
     Args:
         folders: where the data lie.
         split: subfolder of each.
-        records: pairs or triplets.
+        records: pairs, texts or triplets.
         seed: of the choice among several targets.
     """
 
@@ -114,21 +121,25 @@ class FolderRecords:
         self,
         folders: Sequence[Folder],
         split: str,
-        records: Literal["pairs", "triplets"],
+        records: Kind,
         *,
         seed: int,
     ) -> None:
         self.folders = folders
         self.rows = JoinedLines([folder.rows(split, FILES[records]) for folder in folders])
         self.seed = seed
-        self.parse: Callable[[Folder, Row, SampleKey], Pair | Triplet] = (
-            self._pair if records == "pairs" else self._triplet
-        )
+        parsers: dict[Kind, Callable[[Folder, Row, SampleKey], Pair | TextPair | Triplet]] = {
+            "pairs": self._pair,
+            "texts": self._texts,
+            "triplets": self._triplet,
+        }
+        self.records = records
+        self.parse = parsers[records]
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, key: SampleKey) -> Pair | Triplet:
+    def __getitem__(self, key: SampleKey) -> Pair | TextPair | Triplet:
         which, row = self.rows.locate(key.index)
         return self.parse(self.folders[which], row, key)
 
@@ -146,7 +157,7 @@ class FolderRecords:
 
     def _paths(self, rows: JsonLines) -> Iterator[str]:
         for row in rows:
-            if self.parse == self._pair:
+            if self.records != "triplets":
                 row.texts("captions")
                 yield row.text("image")
             else:
@@ -155,6 +166,12 @@ class FolderRecords:
 
     def _pair(self, folder: Folder, row: Row, key: SampleKey) -> Pair:
         return folder.pair(row)
+
+    def _texts(self, folder: Folder, row: Row, key: SampleKey) -> TextPair:
+        """Two captions of one image, different ones where it has several."""
+        captions = row.texts("captions")
+        order = generator_for(self.seed, key).permutation(len(captions))
+        return TextPair(query=captions[order[0]], target=captions[order[-1]])
 
     def _triplet(self, folder: Folder, row: Row, key: SampleKey) -> Triplet:
         parsed = composed_row(row)
