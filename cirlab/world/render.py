@@ -47,7 +47,7 @@ _DROP_VARIANTS = 4
 
 
 @dataclass(frozen=True)
-class _Sprite:
+class Sprite:
     """Premultiplied colour (S, S, 3) and what it lets through (S, S, 1), in float32."""
 
     colour: Array
@@ -66,12 +66,12 @@ def render(scene: Scene, image_size: int = 64) -> Array:
     """
     rng = np.random.default_rng(scene.nuisance)
     draws = rng.random(28)
-    canvas = _background(scene.place, scene.time, scene.weather, scene.view, image_size).copy()
+    canvas = background(scene.place, scene.time, scene.weather, scene.view, image_size).copy()
     slot = 0
     for thing in scene.things:
-        sprite = _sprite(thing.shape, thing.size, thing.texture, thing.colour, image_size)
+        drawn = sprite(thing.shape, thing.size, thing.texture, thing.colour, image_size)
         for cell in thing.cells:
-            _blend(canvas, sprite, thing, cell, draws[4 * slot : 4 * slot + 3])
+            _blend(canvas, drawn, thing, cell, draws[4 * slot : 4 * slot + 3])
             slot += 1
     if scene.weather in ("rain", "snowfall"):
         _drop(canvas, scene.weather, scene.time, draws[24:27])
@@ -80,7 +80,7 @@ def render(scene: Scene, image_size: int = 64) -> Array:
     return np.clip(canvas, 0, 255, out=canvas).astype(np.uint8)
 
 
-def _blend(canvas: Array, sprite: _Sprite, thing: Thing, cell: int, draws: Array) -> None:
+def _blend(canvas: Array, sprite: Sprite, thing: Thing, cell: int, draws: Array) -> None:
     image_size, side = len(canvas), len(sprite.colour)
     pitch = image_size / 3
     slack = max(0.0, (pitch - side) / 2) + image_size / 64
@@ -96,7 +96,7 @@ def _blend(canvas: Array, sprite: _Sprite, thing: Thing, cell: int, draws: Array
 
 def _drop(canvas: Array, weather: str, time: str, draws: Array) -> None:
     image_size = len(canvas)
-    alpha = _drops(weather, int(draws[0] * _DROP_VARIANTS), image_size)
+    alpha = drops(weather, int(draws[0] * _DROP_VARIANTS), image_size)
     top, left = (int(draw * image_size) for draw in draws[1:])
     alpha = alpha[top : top + image_size, left : left + image_size]
     # Bright drops would be lost on a bright sky.
@@ -108,7 +108,8 @@ def _drop(canvas: Array, weather: str, time: str, draws: Array) -> None:
 
 
 @cache
-def _sprite(shape: str, size: str, texture: str, colour: str, image_size: int) -> _Sprite:
+def sprite(shape: str, size: str, texture: str, colour: str, image_size: int) -> Sprite:
+    """A look's drawing, centred in a square just large enough for it."""
     radius = _RADIUS[size] * image_size
     side = 2 * int(np.ceil(radius + _OUTLINE * image_size)) + 1
     scale = _SUPERSAMPLING
@@ -125,7 +126,7 @@ def _sprite(shape: str, size: str, texture: str, colour: str, image_size: int) -
     edge = np.array((250, 250, 250) if colour in _DARK else (15, 15, 15), dtype=np.float32)
     base = np.array(_RGB[colour], dtype=np.float32)
     mixed = edge * (around_share - fill) + base * (fill - second_share) + _tone(base) * second_share
-    return _Sprite(colour=mixed.astype(np.float32), through=(1 - around_share).astype(np.float32))
+    return Sprite(colour=mixed.astype(np.float32), through=(1 - around_share).astype(np.float32))
 
 
 def _tone(base: Array) -> Array:
@@ -176,7 +177,7 @@ _TEXTURES: dict[str, Callable[[Array, Array], Array]] = {
 
 
 @cache
-def _background(place: str, time: str, weather: str, view: str, image_size: int) -> Array:
+def background(place: str, time: str, weather: str, view: str, image_size: int) -> Array:
     """Sky and ground of a setting. Shape (S, S, 3), float32."""
     y, x = np.mgrid[0:image_size, 0:image_size] * (64 / image_size)
     light = np.array(_LIGHT[time], dtype=np.float32)
@@ -210,7 +211,7 @@ def _relief(place: str, x: Array, y: Array) -> Array:
 
 
 @cache
-def _drops(weather: str, variant: int, image_size: int) -> Array:
+def drops(weather: str, variant: int, image_size: int) -> Array:
     """Opacity of drops or flakes, twice the image's side to be shifted. (2S, 2S, 1), float32."""
     rng = np.random.default_rng((len(weather), variant))
     alpha = np.zeros((image_size, image_size), dtype=np.float32)

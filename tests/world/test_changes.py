@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import chain, combinations, permutations
 
 import pytest
@@ -16,8 +17,9 @@ from cirlab.world.changes import (
     draw_changes,
 )
 from cirlab.world.phrasing import STYLES, combine, modification, speak
-from cirlab.world.scene import MAX_CELLS, Scene, draw_scene, generator
+from cirlab.world.scene import MAX_CELLS, Scene, Thing, draw_scene, generator
 from cirlab.world.series import POOL_SIZE
+from cirlab.world.vocabulary import COLOURS
 
 CASES = [
     (scene, draw_changes(scene, POOL_SIZE, generator("val", 7, i, 1)))
@@ -67,6 +69,16 @@ def test_any_subset_gives_a_valid_scene_of_its_own() -> None:
             assert len(set(cells)) == len(cells)
             assert len({thing.look for thing in result.things}) == len(result.things)
         assert len(signatures) == 2 ** len(changes)
+
+
+def test_no_change_makes_two_things_look_alike() -> None:
+    red = Thing((0,), shape="star", colour="red", size="small", texture="plain")
+    things = (red, *(replace(red, cells=(i + 1,), colour=c) for i, c in enumerate(COLOURS[1:4])))
+    scene = Scene(things, place="sea", time="day", weather="fog", view="level", nuisance=0)
+    for i in range(300):
+        for change in draw_changes(scene, 3, generator("val", 12, i)):
+            result = change.apply(scene)
+            assert len({thing.look for thing in result.things}) == len(result.things)
 
 
 def test_order_does_not_matter_and_inverses_lead_back() -> None:
