@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from datamodules.folder import FolderData
+from datamodules.joined import JoinedData
 from datamodules.llava import LlavaPretrainData
 from datamodules.mtcir import MtcirData
 from datamodules.webdataset import WebDatasetData
 from datamodules.world import WorldData
 
-__all__ = ["FolderData", "LlavaPretrainData", "MtcirData", "WebDatasetData", "WorldData"]
+__all__ = [
+    "FolderData",
+    "JoinedData",
+    "LlavaPretrainData",
+    "MtcirData",
+    "WebDatasetData",
+    "WorldData",
+]

@@ -58,22 +58,27 @@ class EvalSample(NamedTuple):
     broken: str | None
 
 
-def decode(record: R) -> R:
-    """The record with its images decoded; anything that is not a record is returned as it is.
-
-    Raises:
-        BrokenImage: named after the first image that is missing or does not decode.
-    """
+def map_images(record: R, change: Callable[[Image], Image]) -> R:
+    """The record with each image changed; anything that is not a record is returned as it is."""
     if isinstance(record, Image):
-        return _decoded(record)  # type: ignore[return-value]
+        return change(record)  # type: ignore[return-value]
     if not dataclasses.is_dataclass(record) or isinstance(record, type):
         return record
     images = {
-        field.name: _decoded(value)
+        field.name: change(value)
         for field in dataclasses.fields(record)
         if isinstance(value := getattr(record, field.name), Image)
     }
     return dataclasses.replace(record, **images)
+
+
+def decode(record: R) -> R:
+    """The record with its images decoded.
+
+    Raises:
+        BrokenImage: named after the first image that is missing or does not decode.
+    """
+    return map_images(record, _decoded)
 
 
 def _decoded(image: Image) -> DecodedImage:
