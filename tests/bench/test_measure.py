@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import pytest
+import rich.console
+
+from bench import __main__ as command
+from bench.measure import Row, in_own_process, in_turns, peak_mib
+
+
+def test_ratios_say_how_many_times_better() -> None:
+    cost = Row("a", ours=[1.0, 2.0, 4.0], reference=[10.0, 10.0, 10.0], unit="s", reference_name="")
+    assert cost.ratios == [10.0, 5.0, 2.5]
+    assert cost.ratio == 5.0
+    gain = Row("b", [30.0], [10.0], unit="scenes/s", reference_name="", less_is_better=False)
+    assert gain.ratio == 3.0
+
+
+def test_both_are_measured_in_turns() -> None:
+    calls: list[str] = []
+    first, second = in_turns(
+        lambda: calls.append("ours") or len(calls),
+        lambda: calls.append("theirs") or len(calls),
+        repeats=2,
+    )
+    assert calls == ["ours", "theirs"] * 2
+    assert (first, second) == ([1, 3], [2, 4])
+
+
+def grown_by(mib: int) -> float:
+    before = peak_mib()
+    block = bytearray(mib << 20)
+    assert len(block) == mib << 20
+    return peak_mib() - before
+
+
+def test_a_process_of_its_own_starts_without_its_parents_peak() -> None:
+    grown_by(600)
+    assert in_own_process(grown_by, 200) == pytest.approx(200, abs=20)
+
+
+def test_the_table_shows_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = Row("drawing", [1.0, 2.0, 3.0], [12.0, 12.0, 12.0], unit="s", reference_name="by hand")
+    fake = types.SimpleNamespace(run=lambda: [row])
+    monkeypatch.setattr(command.importlib, "import_module", lambda name: fake)
+    console = rich.console.Console(width=200, record=True)
+    rows = list(command.run(["evaluation"], console))
+    console.print(command.table(rows))
+    text = console.export_text()
+    for piece in ("drawing", "by hand", "6.00x", "4.00 to 12.00"):
+        assert piece in text
+
+
+def test_unknown_measurements_are_refused_with_the_known_ones(capsys: Any) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["evaluatoin"])
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert "'evaluatoin'" in message and "evaluation" in message
+
+
+def test_every_module_of_measurements_is_found() -> None:
+    assert "evaluation" in command.names()
+    assert not {"measure", "__main__"} & set(command.names())
