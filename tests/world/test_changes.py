@@ -16,10 +16,11 @@ from cirlab.world.changes import (
     apply_all,
     draw_changes,
 )
+from cirlab.world.language import destination, position
 from cirlab.world.phrasing import STYLES, combine, modification, speak
 from cirlab.world.scene import MAX_CELLS, Scene, Thing, draw_scene, generator
 from cirlab.world.series import POOL_SIZE
-from cirlab.world.vocabulary import COLOURS
+from cirlab.world.vocabulary import COLOURS, PLURALS
 
 CASES = [
     (scene, draw_changes(scene, POOL_SIZE, generator("val", 7, i, 1)))
@@ -121,6 +122,31 @@ def test_words_of_a_thing_change_name_a_shape_that_it_alone_claims() -> None:
             shapes = {phrase.shape for phrase in phrases(said)}
             # "make it ..." apart, a phrase without article is the only one of its sentence.
             assert shapes and shapes <= change.claims(), said
+
+
+def test_words_tell_the_new_value() -> None:
+    size_words = {"large": {"large", "larger", "enlarge"}, "small": {"small", "smaller", "shrink"}}
+    checked: Counter[str] = Counter()
+    for i, (scene, change) in enumerate(thing_changes()):
+        for style in STYLES:
+            said = speak(change, scene, style, generator("val", 13, i))
+            if change.category == "relationship" and len(change.after) == 1:
+                cells = change.after[0].cells
+                assert said.removesuffix(" now").endswith((position(cells), destination(cells)))
+            elif change.category == "attribute":
+                looks = zip(change.before[0].look, change.after[0].look, strict=True)
+                (new,) = (after for before, after in looks if after != before)
+                wanted = size_words.get(new, {new, PLURALS.get(new, new)})
+                assert wanted & set(said.split()), said
+            elif change.category == "number":
+                before, after = change.before[0].count, change.after[0].count
+                steps = {"one", "two", "three"} & set(said.split())
+                assert {NUMBERS[after], NUMBERS[abs(after - before)]} & steps, said
+            checked[change.category] += 1
+    assert len(checked) == 5
+
+
+NUMBERS = {1: "one", 2: "two", 3: "three"}
 
 
 def test_definite_phrases_of_instructions_mean_one_thing_of_the_reference() -> None:
