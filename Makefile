@@ -55,6 +55,7 @@ bench: $(READY) ## measure, as ratios within one run
 zoo: $(READY) ## train the small pretrained models of the built-in world again
 	$(CIRLAB) fit -c experiments/zoo/clip.yaml $(ARGS)
 	$(CIRLAB) fit -c experiments/zoo/llm.yaml $(ARGS)
+	$(BIN)/python -m cirlab.zoo.manifest
 
 clean: ## remove caches and the environment; runs and results stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

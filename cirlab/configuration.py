@@ -25,12 +25,14 @@ def config_files(args: Sequence[str]) -> list[Path]:
     return files
 
 
-def experiments_folder(file: Path) -> Path:
-    """The folder with `_base.yaml` that a configuration lies below, or this repository's."""
-    for folder in file.resolve().parents:
-        if (folder / BASE).is_file():
-            return folder
-    return EXPERIMENTS
+def base_files(file: Path) -> list[Path]:
+    """What is read before an experiment: `_base.yaml` of every folder it lies in, outermost first.
+
+    So `experiments/ablations/_base.yaml` is the experiment that the ablations vary. A file that
+    lies below no such folder gets this repository's `experiments/_base.yaml`.
+    """
+    bases = [folder / BASE for folder in file.resolve().parents if (folder / BASE).is_file()]
+    return bases[::-1] or [EXPERIMENTS / BASE]
 
 
 def experiment_name(files: Sequence[Path]) -> str:
@@ -39,7 +41,7 @@ def experiment_name(files: Sequence[Path]) -> str:
     if not named:
         return "unnamed"
     file = named[-1].resolve()
-    folder = experiments_folder(file)
+    folder = base_files(file)[0].parent
     if folder in file.parents:
         return file.relative_to(folder).with_suffix("").as_posix()
     return file.stem
@@ -56,12 +58,13 @@ def experiment_names(folder: Path = EXPERIMENTS) -> list[str]:
 
 
 def with_base(args: Sequence[str]) -> list[str]:
-    """The command line with `experiments/_base.yaml` read before everything else."""
+    """The command line with the last file's bases read before everything else."""
     files = config_files(args)
     if not args or args[0] not in SUBCOMMANDS or any(file.name == BASE for file in files):
         return list(args)
-    folder = experiments_folder(files[-1]) if files else EXPERIMENTS
-    return [args[0], "-c", str(folder / BASE), *args[1:]]
+    bases = base_files(files[-1]) if files else [EXPERIMENTS / BASE]
+    options = [option for base in bases for option in ("-c", str(base))]
+    return [args[0], *options, *args[1:]]
 
 
 def require_experiment(args: Sequence[str]) -> None:

@@ -16,6 +16,10 @@ from cirlab.encoders.names import resolve_folder, weights_or_sentence
 #: Stands for the one visual token in a text; never in any model's vocabulary.
 IMAGE_PLACEHOLDER = "<|cirlab image|>"
 
+#: A batch is read in this many parts, shortest texts first: templates over two captions are
+#: several times longer than a caption, and padding would be most of what the model computes.
+LENGTH_GROUPS = 4
+
 Pooling = Literal["last", "mean"]
 
 
@@ -42,13 +46,19 @@ class LLMProcessor:
         return token_id
 
     def __call__(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-        """`input_ids` and `attention_mask`, each (B, L) int64, padded to the longest."""
+        """`input_ids` and `attention_mask`, each (B, L) int64.
+
+        Padded to the longest, rounded up to a multiple of 8.
+        """
         rows = self.tokenizer(list(texts), add_special_tokens=True)["input_ids"]
         end = self.tokenizer.eos_token_id
         closed = [
             [*(row[:-1] if row[-1] == end else row)[: self.max_length - 1], end] for row in rows
         ]
-        padded = self.tokenizer.pad({"input_ids": closed}, return_tensors="pt")
+        # Few distinct lengths let allocators reuse what they have freed, and suit tensor cores.
+        padded = self.tokenizer.pad(
+            {"input_ids": closed}, pad_to_multiple_of=8, return_tensors="pt"
+        )
         return {"input_ids": padded["input_ids"], "attention_mask": padded["attention_mask"]}
 
 
@@ -141,6 +151,15 @@ class EmbeddingLLM(nn.Module):
             embedded = embedded.masked_scatter(
                 is_image[..., None], visual_tokens.to(embedded.dtype)
             )
+        order = attention_mask.sum(dim=1).argsort()
+        groups = order.chunk(min(LENGTH_GROUPS, len(order)))
+        pooled = [self._read(embedded[rows], attention_mask[rows]) for rows in groups]
+        return torch.cat(pooled)[order.argsort()]
+
+    def _read(self, embedded: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Texts of similar length, without the columns that none of them fills. (B, H)."""
+        used = attention_mask.any(dim=0).nonzero().squeeze(1)
+        embedded, attention_mask = embedded[:, used], attention_mask[:, used]
         # Counted from the first real token, so that left padding moves no position.
         positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
         hidden = self.model(

@@ -68,8 +68,9 @@ def test_texts_end_with_the_end_token_and_long_ones_keep_it(folder: Path) -> Non
     processor = EmbeddingLLM(str(folder), max_length=6).processor
     end = processor.tokenizer.eos_token_id
     tokens = processor(["a red", "a red circle make it blue now now now"])
-    assert tokens["input_ids"].shape == (2, 6)
-    assert tokens["input_ids"][1, -1] == end
+    assert tokens["input_ids"].shape == (2, 8)
+    assert tokens["attention_mask"].sum(dim=1).tolist() == [4, 6]
+    assert tokens["input_ids"][1, 5] == end
     assert (tokens["input_ids"] == end).sum(dim=1).tolist() == [1, 1]
 
 
