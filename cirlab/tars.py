@@ -46,7 +46,7 @@ class TarIndex:
     def __init__(self, tars: Sequence[Path], *, cache: Path | None = None) -> None:
         self.tars = list(tars)
         parts = []
-        for number, tar in enumerate(tqdm(self.tars, desc="tar headers", disable=None)):
+        for number, tar in enumerate(tqdm(self.tars, desc="tar headers", delay=2, disable=None)):
             names, spans = _headers(tar, cache)
             places = np.empty(len(names), dtype=_PLACE)
             places["tar"], places["offset"], places["size"] = number, spans[:, 0], spans[:, 1]

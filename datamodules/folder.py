@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
+from tqdm import tqdm
+
 from cirlab.benchmarks.base import Benchmark
 from cirlab.errors import UserError
 from cirlab.folder import Folder, composed_row
@@ -19,7 +21,6 @@ Kind = Literal["pairs", "texts", "triplets"]
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["pairs", "texts", "triplets"]
 FILES: dict[Kind, str] = {
     "pairs": "pairs.jsonl",
     "texts": "pairs.jsonl",
@@ -28,7 +29,7 @@ FILES: dict[Kind, str] = {
 
 
 class FolderData(RetrievalData):
-    """Training pairs or triplets from folders.
+    """Training pairs, texts or triplets from folders.
 
     Every line is parsed once when the run starts, so that a malformed one is told at once, by
     file and line. With `on_error: raise` missing image files are found then too (each directory
@@ -44,7 +45,7 @@ class FolderData(RetrievalData):
         eval_batch_size: gallery images or queries per batch and process.
         num_workers: loader processes per training process; 0 loads in the process itself.
         benchmarks: what validation and test evaluate; null trains without evaluation.
-        seed: of the order of samples and of the choice among several targets.
+        seed: of the order of samples and of the choice among several targets or captions.
         split: subfolder of the training data.
         on_error: a missing or broken image ends the run (raise) or is left out, counted and
             named (skip).
@@ -86,7 +87,7 @@ class FolderData(RetrievalData):
             folders = _open(self.roots)
             dataset = FolderRecords(folders, self.split, self.records, seed=self.seed)
             images = dataset.check()
-            if self.on_error == "raise":
+            if self.on_error == "raise" and self.records != "texts":
                 check_files(images)
             self._dataset = dataset
         return self._dataset
@@ -114,7 +115,7 @@ class FolderRecords:
         folders: where the data lie.
         split: subfolder of each.
         records: pairs, texts or triplets.
-        seed: of the choice among several targets.
+        seed: of the choice among several targets or captions.
     """
 
     def __init__(
@@ -156,7 +157,7 @@ class FolderRecords:
         return list(named.values())
 
     def _paths(self, rows: JsonLines) -> Iterator[str]:
-        for row in rows:
+        for row in tqdm(rows, desc=str(rows.path), delay=2, disable=None):
             if self.records != "triplets":
                 row.texts("captions")
                 yield row.text("image")

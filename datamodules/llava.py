@@ -87,7 +87,7 @@ class LlavaPairs:
         self.images = images
         entries = _entries(path)
         paths, captions = [], []
-        for number, fields in enumerate(tqdm(entries, desc=path.name, disable=None)):
+        for number, fields in enumerate(tqdm(entries, desc=path.name, delay=2, disable=None)):
             row = _row(fields, f"{path}, entry {number}")
             paths.append(row.text("image"))
             captions.append(_caption(row))

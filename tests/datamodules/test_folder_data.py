@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cirlab.errors import UserError
-from cirlab.records import FileImage, SampleKey, Triplet
+from cirlab.records import FileImage, SampleKey, TextPair, Triplet
 from datamodules.folder import FolderData
 from tests.datamodules.toys import ToyModule, fit, jpeg, write_folder, write_jsonl
 
@@ -52,6 +52,17 @@ def test_a_triplets_target_is_drawn_anew_each_epoch_from_its_key(tmp_path: Path)
     other_seed = folder_data(tmp_path, "triplets", seed=1).train_dataset()
     keys = [SampleKey(epoch, 2) for epoch in range(30)]
     assert [dataset[key] for key in keys] != [other_seed[key] for key in keys]
+
+
+def test_texts_are_two_captions_of_one_image_and_need_no_image(tmp_path: Path) -> None:
+    names = write_folder(tmp_path)
+    rows = [{"image": names[0], "captions": ["a", "b", "c"]}, {"image": "x", "captions": ["d"]}]
+    write_jsonl(tmp_path / "train" / "pairs.jsonl", rows)
+    dataset = folder_data(tmp_path, "texts").train_dataset()
+    drawn = {dataset[SampleKey(epoch, 0)] for epoch in range(40)}
+    assert drawn == {TextPair(query=q, target=t) for q in "abc" for t in "abc" if q != t}
+    assert dataset[SampleKey(5, 0)] == dataset[SampleKey(5, 0)]
+    assert dataset[SampleKey(0, 1)] == TextPair(query="d", target="d")
 
 
 def test_several_texts_stay_several(tmp_path: Path) -> None:

@@ -209,11 +209,12 @@ def test_broken_gallery_images_are_marked_and_named(tmp_path: Path) -> None:
     ("record", "sentence"),
     [
         (Triplet, "ToyModule learns from Triplet records, but NumbersData gives Pair records"),
-        (None, "ToyModule is training-free, so fit has nothing to do; run validate instead"),
+        ((Triplet, str), "ToyModule learns from Triplet or str records, but NumbersData gives"),
+        ((), "ToyModule is training-free, so fit has nothing to do; run validate instead"),
     ],
 )
 def test_records_the_method_does_not_learn_from_are_refused(
-    record: type | None, sentence: str
+    record: type | tuple[type, ...], sentence: str
 ) -> None:
     with pytest.raises(UserError, match=sentence):
         fit(NumbersData(), ToyModule(record=record))

@@ -143,7 +143,7 @@ class ToyModule(L.LightningModule):
     """Keeps what it is given; its one weight follows the noise, so runs can be compared."""
 
     def __init__(
-        self, record: type | None = Pair, kinds: Sequence[str] = ("text", "composed")
+        self, record: type | tuple[type, ...] = Pair, kinds: Sequence[str] = ("text", "composed")
     ) -> None:
         super().__init__()
         self.train_record = record
