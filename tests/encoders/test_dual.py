@@ -12,7 +12,7 @@ import torch
 
 from cirlab.encoders.adapters import TowerLora, adapters_disabled, add_lora_to_tower
 from cirlab.encoders.dual import OpenClipEncoder, fingerprint, load_dual_encoder
-from cirlab.encoders.scratch import write_clip_folder, word_tokenizer
+from cirlab.encoders.scratch import word_tokenizer, write_clip_folder
 from cirlab.errors import UserError
 from tests.tiny import WORDS, write_tiny_clip
 
@@ -146,7 +146,7 @@ def test_blip_loads_from_a_transformers_folder(tmp_path: Path) -> None:
 
 
 def test_folders_that_hold_no_model_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no open_clip_config.json"):
+    with pytest.raises(UserError, match=r"holds no open_clip_config\.json"):
         load_dual_encoder(f"local-dir:{tmp_path}")
     (tmp_path / "open_clip_config.json").write_text("{")
     with pytest.raises(UserError, match="is not JSON"):

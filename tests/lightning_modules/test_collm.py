@@ -211,7 +211,7 @@ def test_fine_tuning_starts_from_a_pretrained_checkpoint(
     torch.save(saved(first), tmp_path / "best.ckpt")
     second = make(folders, init_from=str(tmp_path / "best.ckpt"))
     torch.testing.assert_close(second.projection.weight, first.projection.weight)
-    with pytest.raises(UserError, match="init_from .*absent.ckpt is missing"):
+    with pytest.raises(UserError, match=r"init_from .*absent\.ckpt is missing"):
         make(folders, init_from=str(tmp_path / "absent.ckpt"))
 
 

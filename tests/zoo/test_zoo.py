@@ -51,7 +51,9 @@ def test_the_clip_finds_held_out_scenes_by_their_captions() -> None:
 def test_the_llm_knows_the_worlds_words_and_tells_scenes_apart() -> None:
     llm = EmbeddingLLM("zoo:tiny_llm").eval()
     tokenizer = llm.processor.tokenizer
-    unknown = [w for w in vocabulary() if tokenizer.convert_tokens_to_ids(w) == tokenizer.unk_token_id]
+    unknown = [
+        w for w in vocabulary() if tokenizer.convert_tokens_to_ids(w) == tokenizer.unk_token_id
+    ]
     assert unknown == []
     rng = generator("val", 123)
     scenes = [draw_scene(rng) for _ in range(64)]
