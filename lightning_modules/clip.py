@@ -98,7 +98,6 @@ class CLIP(RetrievalModule):
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(optimizer, schedule)
-        self.save_hyperparameters(ignore=["optimizer", "schedule", "export_to"])
         if (model is None) == (from_scratch is None):
             raise UserError("CLIP takes either model or from_scratch: set exactly one of the two")
         if cache_features and not freeze_backbone:

@@ -162,7 +162,6 @@ class CoLLM(RetrievalModule):
         instruction: str = INSTRUCTION,
     ) -> None:
         super().__init__(optimizer, schedule)
-        self.save_hyperparameters(ignore=["optimizer", "schedule", "loss"])
         self.clip_name, self.clip_pretrained = clip, clip_pretrained
         self.llm_settings = llm
         self.tower_lora, self.tower_frozen = tower_lora, tower_frozen

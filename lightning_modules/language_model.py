@@ -55,7 +55,6 @@ class EmbeddingLanguageModel(Learner):
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(optimizer, schedule)
-        self.save_hyperparameters(ignore=["optimizer", "schedule", "export_to"])
         self.config, self.export_to, self.vocabulary = config, Path(export_to), vocabulary
         self.max_length = max_length
         self.contrastive = ContrastiveLoss(temperature=temperature)
