@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
+from callbacks.contact_sheet import ContactSheet
 from callbacks.csv_log import CsvLog
 from callbacks.mlflow_log import MlflowLog
 from callbacks.random_state import RandomState
@@ -13,6 +14,7 @@ from callbacks.skipped import SkippedImages
 __all__ = [
     "AtomicCheckpointIO",
     "BestCheckpoint",
+    "ContactSheet",
     "CsvLog",
     "LastCheckpoint",
     "MlflowLog",

@@ -53,10 +53,21 @@ class MetricsTable:
         """Number of rows logged so far."""
         return len(self._written) + len(self.metrics)
 
-    def keep(self, rows: int) -> None:
-        """Drop everything after the first `rows` rows: what ran on after the checkpoint."""
+    def keep(self, rows: int, before_step: int) -> None:
+        """Drop what was logged after a checkpoint.
+
+        Args:
+            rows: their number when the checkpoint was written.
+            before_step: the checkpoint's step. Lightning logs the training values of the step
+                before it only after the checkpoint is written; they stay.
+        """
         self.metrics = []
-        self._written = self._written[:rows]
+        late = (
+            row
+            for row in self._written[rows:]
+            if int(row["step"]) < before_step and not _has(row, "val/")
+        )
+        self._written = [*self._written[:rows], *late]
         if self.path.is_file():
             self._rewrite()
 
@@ -69,19 +80,21 @@ class MetricsTable:
         unfinished.replace(self.path)
 
 
+def _has(row: Mapping[str, Any], prefix: str) -> bool:
+    return any(name.startswith(prefix) and value != "" for name, value in row.items())
+
+
 class CsvLog(CSVLogger):
     """The run's folder `<save_dir>/<name>/version_<k>` and its metrics.csv.
 
     Args:
         save_dir: folder of all runs.
         name: of the experiment; null: its path below `experiments/`, set by the command line.
-        flush_every: steps between two writes; every checkpoint writes too.
     """
 
-    def __init__(
-        self, save_dir: str = "runs", name: str | None = None, flush_every: int = 50
-    ) -> None:
-        super().__init__(save_dir, name=name, flush_logs_every_n_steps=flush_every)
+    def __init__(self, save_dir: str = "runs", name: str | None = None) -> None:
+        # Every row is written at once: a kill must not cost rows that the checkpoint counts.
+        super().__init__(save_dir, name=name, flush_logs_every_n_steps=1)
         self._table: MetricsTable | None = None
 
     @property

@@ -65,7 +65,7 @@ class RunRecord(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         csv = _logger(trainer, CsvLog)
         if csv is not None and trainer.is_global_zero:
-            csv.experiment.keep(self._csv_rows)
+            csv.experiment.keep(self._csv_rows, before_step=trainer.global_step)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._epoch_started = time.monotonic()

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from cirlab.errors import UserError
-from cirlab.results import BASELINES, protocol_line, result_table
+from cirlab.results import BASELINES, show_table
 from cirlab.runs import RUNS, Run, experiments_that_ran, newest_with_results, runs_of
 
 log = logging.getLogger(__name__)
@@ -76,8 +76,7 @@ def show_comparison(runs: Mapping[str, Run], console: Console) -> None:
             if number:
                 changed = ", ".join(_changed(protocols[0][0], protocol))
                 title = f"{benchmark}, not comparable with the table above: other {changed}"
-            console.print(result_table(title, rows))
-            console.print(protocol_line(protocol), soft_wrap=True)
+            show_table(console, title, protocol, rows)
 
 
 def main(args: Sequence[str] | None = None) -> int:

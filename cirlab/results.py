@@ -34,18 +34,25 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
     )
 
 
-def result_table(title: str, rows: Iterable[tuple[str, Mapping[str, float]]]) -> Table:
-    """Named rows of metrics."""
+def show_table(
+    console: Console,
+    title: str,
+    protocol: Mapping[str, Any],
+    rows: Iterable[tuple[str, Mapping[str, float]]],
+) -> None:
+    """Print named rows of metrics, with the protocol they share beneath."""
     rows = list(rows)
     names = list(dict.fromkeys(name for _, metrics in rows for name in metrics))
-    table = Table(title=title, title_justify="left")
+    table = Table()
     table.add_column("")
     for name in names:
         table.add_column(metric_title(name), justify="right")
     for label, metrics in rows:
         cells = (metric_text(n, metrics[n]) if n in metrics else "-" for n in names)
         table.add_row(label, *cells)
-    return table
+    console.print(f"\n{title}", style="bold", soft_wrap=True, highlight=False)
+    console.print(table)
+    console.print(protocol_line(protocol), soft_wrap=True, highlight=False)
 
 
 def show_run(run: Run, console: Console) -> None:
@@ -56,7 +63,6 @@ def show_run(run: Run, console: Console) -> None:
         known = [name for name in BASELINES if name in baselines]
         rows = [(record.get("method", "method"), found["metrics"])]
         rows += [(name.replace("_", " "), baselines[name]) for name in known]
-        console.print(result_table(benchmark, rows))
-        console.print(protocol_line(found["protocol"]), soft_wrap=True)
-    console.print(f"everything of this run: {run.folder}", soft_wrap=True, highlight=False)
+        show_table(console, benchmark, found["protocol"], rows)
+    console.print(f"\neverything of this run: {run.folder}", soft_wrap=True, highlight=False)
     console.print("beside other runs: make compare, or make dashboard")

@@ -1,0 +1,105 @@
+"""A run that is killed and resumed equals one that was left alone."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cirlab.cli import main
+from tests.tiny_run import STEPS, Killed, tiny_experiment
+
+ROOT = Path(__file__).parent.parent
+KILLER = {"trainer": {"callbacks+": [{"class_path": "tests.tiny_run.KillAt"}]}}
+
+
+def write(folder: Path, **overrides: Any) -> Path:
+    workers = {"data": {"init_args": {"num_workers": 1}}}
+    return tiny_experiment(folder, **KILLER, **workers, **overrides)
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    path = folder / "checkpoints" / "last.ckpt"
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def assert_same(one: Path, other: Path) -> None:
+    assert metrics(one) == metrics(other)
+    theirs = weights(other)
+    for name, value in weights(one).items():
+        assert torch.equal(value, theirs[name]), name
+    assert (one / "results.json").read_text() == (other / "results.json").read_text()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert main(["fit", "-c", str(write(folder))]) == 0
+    run = folder / "runs" / "tiny" / "version_0"
+    assert len([row for row in metrics(run) if row["train/loss"]]) == 2 * STEPS
+    return run
+
+
+# The last checkpoint lies at a multiple of 3 here: 2 is before the first one, 5 and 14 in
+# mid-epoch, and the validation stands between the epochs, after step 8.
+@pytest.mark.parametrize("place", ["2", "5", "14", "validation"])
+def test_an_interrupted_run_continues_exactly(
+    place: str, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write(tmp_path)
+    monkeypatch.setenv("KILL_AT", place)
+    with pytest.raises(Killed):
+        main(["fit", "-c", str(config)])
+    monkeypatch.delenv("KILL_AT")
+    assert main(["fit", "-c", str(config), "--resume", "true"]) == 0
+    newest = max((tmp_path / "runs" / "tiny").iterdir())
+    assert newest.name == ("version_1" if place == "2" else "version_0")
+    assert_same(newest, undisturbed)
+
+
+def test_a_checkpoint_at_the_end_of_an_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The epoch's last step is saved before its validation, which the kill takes away."""
+    often = {"last_checkpoint": {"init_args": {"every_n_train_steps": STEPS}}}
+    (tmp_path / "whole").mkdir()
+    assert main(["fit", "-c", str(write(tmp_path / "whole", **often))]) == 0
+    config = write(tmp_path, **often)
+    monkeypatch.setenv("KILL_AT", "validation")
+    with pytest.raises(Killed):
+        main(["fit", "-c", str(config)])
+    monkeypatch.delenv("KILL_AT")
+    assert main(["fit", "-c", str(config), "--resume", "true"]) == 0
+    runs = (tmp_path / folder / "tiny" / "version_0" for folder in ("runs", "whole/runs"))
+    assert_same(*runs)
+
+
+def test_sigkill_in_mid_epoch(undisturbed: Path, tmp_path: Path) -> None:
+    config = write(tmp_path)
+    environment = {**os.environ, "KILL_AT": "13", "KILL_BY": "SIGKILL", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "cirlab", "fit", "-c", str(config)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert main(["fit", "-c", str(config), "--resume", "true"]) == 0
+    assert_same(tmp_path / "runs" / "tiny" / "version_0", undisturbed)
+
+
+def test_a_finished_run_stays_as_it_is(undisturbed: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = metrics(undisturbed), weights(undisturbed)
+    config = undisturbed.parents[2] / "tiny.yaml"
+    assert main(["fit", "-c", str(config), "--resume", "true"]) == 0
+    assert "ended already" in caplog.text
+    assert metrics(undisturbed) == before[0]
+    assert all(torch.equal(value, before[1][n]) for n, value in weights(undisturbed).items())
