@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import lightning as L
-from lightning.pytorch.loggers import MLFlowLogger
 
 from cirlab import sheet
 from cirlab.benchmarks.base import Benchmark
@@ -21,8 +20,8 @@ class ContactSheet(L.Callback):
     """Draws `<log dir>/contact_sheets/<benchmark>.png` after every evaluation.
 
     A row shows a query, its target, and the best images with the targets among them framed.
-    Half of the rows are hits and half are misses, as far as there are enough of both. An
-    MLflow logger gets the same picture as an artifact.
+    Half of the rows are hits and half are misses, as far as there are enough of both. The run
+    record brings the sheets to MLflow.
 
     Args:
         rows: queries per sheet.
@@ -54,11 +53,7 @@ class ContactSheet(L.Callback):
         folder = Path(trainer.log_dir or trainer.default_root_dir) / FOLDER
         benchmarks = {b.name: b for b in trainer.datamodule.benchmarks}  # type: ignore[attr-defined]
         for name, ranking in _rankings(trainer).items():
-            path = folder / f"{name.replace('/', '_')}.png"
-            self._draw(benchmarks[name], ranking, path)
-            for logger in trainer.loggers:
-                if isinstance(logger, MLFlowLogger) and logger.run_id:
-                    logger.experiment.log_artifact(logger.run_id, str(path), FOLDER)
+            self._draw(benchmarks[name], ranking, folder / f"{name.replace('/', '_')}.png")
 
     def _draw(self, benchmark: Benchmark, ranking: Ranking, path: Path) -> None:
         """Write one sheet; an interrupted or failed write leaves the previous one whole."""
@@ -66,8 +61,11 @@ class ContactSheet(L.Callback):
         title = f"{benchmark.name}: {len(ranking.queries):,} queries, targets framed green"
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        sheet.draw(rows, title).save(partial, format="PNG")
-        partial.replace(path)
+        try:
+            sheet.draw(rows, title).save(partial, format="PNG")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def choose(ranking: Ranking, count: int, seed: int) -> list[int]:

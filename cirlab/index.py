@@ -56,7 +56,7 @@ class GalleryIndex:
     """
 
     def __init__(
-        self, ids: Sequence[str], vectors: Tensor, factory: str = "Flat", memory_mib: int = 256
+        self, ids: Sequence[str], vectors: Tensor, factory: str = "Flat", memory_mib: int = 64
     ) -> None:
         self.ids = tuple(ids)
         self.factory = factory
