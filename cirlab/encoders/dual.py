@@ -117,8 +117,9 @@ class OpenClipEncoder(DualEncoder):
         if source.startswith("local-dir:"):
             _require_open_clip_folder(Path(source.removeprefix("local-dir:")), load_weights)
         with weights_or_sentence(self.name, key="clip"):
+            # A transformers text tower would otherwise look for weights of its own.
             self.model = open_clip.create_model(
-                source, pretrained=pretrained, load_weights=load_weights
+                source, pretrained=pretrained, load_weights=load_weights, pretrained_text=False
             )
             tokenizer = open_clip.get_tokenizer(source)
         self.tokenizer = tokenizer
