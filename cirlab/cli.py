@@ -10,6 +10,7 @@ import errno
 import inspect
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -29,8 +30,8 @@ from cirlab.configuration import (
     require_experiment,
     with_base,
 )
-from cirlab.devices import check_devices
 from cirlab.cpu import tune_for_cpu
+from cirlab.devices import check_devices
 from cirlab.errors import UserError
 from cirlab.explain import explain
 from cirlab.references import RawConfig, check_references, read_config
@@ -87,7 +88,7 @@ class SaveConfig(SaveConfigCallback):
             folder = Path(trainer.log_dir)
             folder.mkdir(parents=True, exist_ok=True)
             self.parser.save(
-                self.config, folder / self.config_filename, skip_none=False, overwrite=True
+                self.config, folder / self.config_filename, skip_unset=False, overwrite=True
             )
 
 
@@ -234,7 +235,7 @@ class RetrievalCLI(LightningCLI):
 
 def plain_config(parser: LightningArgumentParser, config: Any) -> dict[str, Any]:
     """A parsed configuration as strings, numbers, lists and mappings."""
-    return yaml.safe_load(parser.dump(config, skip_link_targets=False))
+    return yaml.safe_load(parser.dump(config, skip_link_targets=False, skip_unset=False))
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -274,6 +275,9 @@ def _quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # It warns of an optional CPU kernel whenever it is imported, by whatever method.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # Lightning and jsonargparse about their own insides, and about the folder of a resumed run.
+    for message in (".*LeafSpec.*", ".*Checkpoint directory .* exists and is not empty.*"):
+        warnings.filterwarnings("ignore", message=message)
 
 
 def _loggers(config: Any) -> list[Any]:
