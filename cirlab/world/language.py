@@ -61,9 +61,9 @@ def position(cells: Sequence[int]) -> str:
     return join([POSITIONS[cell] for cell in cells])
 
 
-def destination(cells: Sequence[int]) -> str:
-    """Such as "to the left" or "to the top and the centre"."""
-    return f"to {join([POSITIONS[cell].split(maxsplit=1)[1] for cell in cells])}"
+def spot(cells: Sequence[int]) -> str:
+    """Such as "the left" or "the top and the centre"."""
+    return join([POSITIONS[cell].split(maxsplit=1)[1] for cell in cells])
 
 
 def join(parts: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """How people ask for a change: as an instruction, or by describing what the target shows.
 
 Every phrasing can mean one change of its scene only, but says little of what stays: a text
-alone does not tell the target, nor does the reference alone.
+alone does not tell the target, nor does the reference alone. Many also name what is to go away
+("at night instead of by day"), as people do, so that a bag of words is led astray.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from cirlab.world.changes import Change, SettingChange, ThingChange
 from cirlab.world.language import (
     ADJECTIVES,
     definite,
-    destination,
     indefinite,
     name,
     position,
     refer,
     setting_phrase,
+    spot,
     telling,
 )
 from cirlab.world.scene import Scene, Thing, pick
@@ -78,8 +79,21 @@ _SETTING_ORDERS = {
 _SETTING_REPORTS = ("{}", "{}", "{}", "it is {}", "this time {}", "now {}", "{} now")
 
 
+#: How often a change of an attribute or of the setting names the old value too.
+_CONTRAST_SHARE: dict[Style, float] = {"instruction": 0.7, "description": 0.4}
+_CONTRASTS = (
+    "{new} instead of {old}",
+    "{new}, not {old}",
+    "not {old} but {new}",
+    "{new} rather than {old}",
+)
+
+
 def _setting(change: SettingChange, style: Style, rng: np.random.Generator) -> str:
     phrase = setting_phrase(change.facet, change.after, rng)
+    if rng.random() < _CONTRAST_SHARE[style]:
+        old = setting_phrase(change.facet, change.before, rng)
+        return pick(rng, _CONTRASTS).format(new=phrase, old=old)
     options = _SETTING_ORDERS[change.facet] if style == "instruction" else _SETTING_REPORTS
     return pick(rng, options).format(phrase)
 
@@ -106,6 +120,8 @@ _SMALLER = ("make {ref} smaller", "make {ref} small", "shrink {ref}", "{ref} sho
 def _attribute(change: ThingChange, scene: Scene, style: Style, rng: np.random.Generator) -> str:
     (before,), (after,) = change.before, change.after
     attribute = _changed_attribute(before, after)
+    if rng.random() < _CONTRAST_SHARE[style]:
+        return _replacement(before, after, scene, rng)
     if style == "description":
         if attribute != "shape" and rng.random() < 0.35:
             verb = "is" if before.count == 1 else "are"
@@ -122,6 +138,16 @@ def _attribute(change: ThingChange, scene: Scene, style: Style, rng: np.random.G
     if attribute == "size":
         return pick(rng, _LARGER if after.size == "large" else _SMALLER).format(ref=ref)
     return pick(rng, _VALUE_ORDERS).format(ref=ref, value=getattr(after, attribute))
+
+
+def _replacement(before: Thing, after: Thing, scene: Scene, rng: np.random.Generator) -> str:
+    """The thing as it is to be, and as it was."""
+    attribute = _changed_attribute(before, after)
+    others = [other for other in scene.things if other != before]
+    said = telling(before, others, rng, must={attribute} - {"shape"})
+    said = telling(after, scene.things, rng, must=said, extra=0.0)
+    old, new = definite(before, said), indefinite(after, said)
+    return pick(rng, _CONTRASTS).format(new=new, old=old)
 
 
 def _changed_attribute(before: Thing, after: Thing) -> str:
@@ -183,7 +209,13 @@ def _removed(change: ThingChange, scene: Scene, style: Style, rng: np.random.Gen
     return pick(rng, options)
 
 
-_MOVE_ORDERS = ("move {ref} {to}", "shift {ref} {to}", "put {ref} {at}", "{ref} should be {at}")
+_MOVE_ORDERS = (
+    "move {ref} to {to}",
+    "move {ref} from {old} to {to}",
+    "shift {ref} to {to}",
+    "put {ref} {at}",
+    "{ref} should be {at}",
+)
 _MOVE_REPORTS = ("{ref} {at}", "with {ref} {at}", "{ref} is {at}", "{ref} is {at} now")
 _SWAP_ORDERS = (
     "swap {} and {}",
@@ -198,9 +230,10 @@ def _relationship(change: ThingChange, scene: Scene, style: Style, rng: np.rando
     refs = [refer(thing, scene, rng) for thing in change.before]
     if len(refs) == 2:
         return pick(rng, _SWAP_ORDERS if style == "instruction" else _SWAP_REPORTS).format(*refs)
-    cells = change.after[0].cells
+    old, new = change.before[0].cells, change.after[0].cells
     options = _MOVE_ORDERS if style == "instruction" else _MOVE_REPORTS
-    return pick(rng, options).format(ref=refs[0], at=position(cells), to=destination(cells))
+    wording = pick(rng, options)
+    return wording.format(ref=refs[0], old=spot(old), to=spot(new), at=position(new))
 
 
 _NUMBERS = ("one", "two", "three")

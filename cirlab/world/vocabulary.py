@@ -75,11 +75,11 @@ SETTING_PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
 
 #: Words of the phrasings in `language` and `phrasing`, beside those above.
 _FUNCTION_WORDS = (
-    "add added also and are as away be change draw enlarge everything exchange exchanged get "
-    "go gone has have here image instead into is it larger leave let make missing more move "
-    "no now of one only out photo picture places put remove rid same scene see set shift "
-    "should show shows shrink smaller swap swapped switch take then there this time to too "
-    "trade traded turn view we well with without you"
+    "add added also and are as away be but change draw enlarge everything exchange exchanged "
+    "get go gone has have here image instead into is it larger leave let make missing more "
+    "move no not now of one only out photo picture places put rather remove rid same scene "
+    "see set shift should show shows shrink smaller swap swapped switch take than then there "
+    "this time to too trade traded turn view we well with without you"
 )
 
 

@@ -11,12 +11,12 @@ from cirlab.world.language import (
     ADJECTIVES,
     caption,
     describe,
-    destination,
     full_caption,
     indefinite,
     position,
     refer,
     relation_of,
+    spot,
     telling,
 )
 from cirlab.world.phrasing import STYLES, modification
@@ -136,19 +136,19 @@ def test_telling_says_what_it_must() -> None:
 @pytest.mark.parametrize(
     ("cells", "at", "to"),
     [
-        ((3,), "on the left", "to the left"),
-        ((4,), "in the centre", "to the centre"),
-        ((1, 8), "at the top and at the bottom right", "to the top and the bottom right"),
+        ((3,), "on the left", "the left"),
+        ((4,), "in the centre", "the centre"),
+        ((1, 8), "at the top and at the bottom right", "the top and the bottom right"),
         (
             (0, 4, 5),
             "at the top left, in the centre and on the right",
-            "to the top left, the centre and the right",
+            "the top left, the centre and the right",
         ),
     ],
 )
 def test_positions(cells: tuple[int, ...], at: str, to: str) -> None:
     assert position(cells) == at
-    assert destination(cells) == to
+    assert spot(cells) == to
 
 
 def test_articles_and_numbers() -> None:

@@ -66,7 +66,7 @@ def test_the_words_of_a_change_mean_that_change_only_in_every_member() -> None:
                 else:
                     options = SETTING_PHRASES[change.facet]
                     told = {value for value in options if any(o in said for o in options[value])}
-                    assert told == {change.after}, said
+                    assert {change.after} <= told <= {change.after, change.before}, said
 
 
 @pytest.mark.parametrize("reference", [0, 13, 31])
