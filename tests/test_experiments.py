@@ -1,0 +1,54 @@
+"""Every experiment of this repository reads, builds and explains itself."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cirlab.cli import RetrievalCLI
+from cirlab.configuration import EXPERIMENTS, config_files, experiment_names, with_base
+from cirlab.references import read_config
+
+FILES = sorted(EXPERIMENTS.rglob("*.yaml"))
+#: A machine with one processor, whatever the experiment asks for.
+SMALL = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.num_nodes=1"]
+SMALL += ["--trainer.strategy=auto"]
+
+
+@pytest.mark.parametrize("name", experiment_names())
+def test_experiment_builds(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Model, data, callbacks and trainer are made of it; weights and data are not needed."""
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(RetrievalCLI, "_run_subcommand", lambda self, subcommand: None)
+    args = with_base(["fit", "-c", str(EXPERIMENTS / f"{name}.yaml"), *SMALL])
+    cli = RetrievalCLI(args, [read_config(path) for path in config_files(args)])
+    assert cli.experiment == name
+    assert cli.model.train_record
+    assert cli.datamodule is not None
+    assert list(tmp_path.iterdir()) == [], "building wrote something"
+
+
+def uncommented(text: str) -> list[str]:
+    """Lines that give a key a value and say nothing about it, class names aside."""
+    lines = text.splitlines()
+    return [
+        line.strip()
+        for above, line in zip(["", *lines], lines, strict=False)
+        if re.match(r"\s*(- )?[\w+]+: *[^#\s]", line)
+        and not re.match(r"\s*(- )?class_path:", line)
+        and "#" not in line
+        and not above.strip().startswith("#")
+    ]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(EXPERIMENTS).as_posix())
+def test_every_key_is_explained(path: Path) -> None:
+    assert uncommented(path.read_text(encoding="utf-8")) == []
+
+
+def test_the_check_sees_what_is_not_explained() -> None:
+    text = "a: 1\nb:\n  c: 2  # of c\n  # of d\n  d: 3\n  - class_path: x.Y\n  - e: [4]\n"
+    assert uncommented(text) == ["a: 1", "- e: [4]"]

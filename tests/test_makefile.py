@@ -1,0 +1,52 @@
+"""The Makefile, as far as it goes without making an environment."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cirlab.configuration import experiment_names
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+def make(*args: str) -> subprocess.CompletedProcess[str]:
+    # As many targets call make themselves, its own variables must not leak into this one.
+    environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
+    command = ["make", "--no-print-directory", *args]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_help_is_the_default_and_lists_every_target() -> None:
+    shown = make()
+    assert shown.returncode == 0
+    assert shown.stdout == make("help").stdout
+    for target in "train validate compare dashboard test lint bench zoo clean".split():
+        assert re.search(rf"^  {target} +\S", shown.stdout, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("target", ["train", "validate"])
+@pytest.mark.parametrize("name", ["", "no_such_experiment"])
+def test_a_wrong_experiment_lists_those_that_exist(target: str, name: str) -> None:
+    shown = make(target, f"EXP={name}")
+    assert shown.returncode == 2
+    for experiment in experiment_names():
+        assert f"  {experiment}\n" in shown.stderr
+    assert (name or "EXP is not set") in shown.stderr
+
+
+def test_what_train_and_validate_call() -> None:
+    options = ["--dry-run", "EXP=collm", "ARGS=--trainer.max_epochs 1"]
+    call = "-m cirlab fit -c experiments/collm.yaml"
+    assert f"{call}  --trainer.max_epochs 1" in make("train", *options).stdout
+    resumed = make("train", "RESUME=1", *options).stdout
+    assert f"{call} --resume true --trainer.max_epochs 1" in resumed
+    checked = make("validate", "CKPT=a.ckpt", *options).stdout
+    assert '-m cirlab validate -c experiments/collm.yaml --ckpt_path "a.ckpt"' in checked
