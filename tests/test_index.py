@@ -121,8 +121,8 @@ def test_targets_that_tie_share_no_rank() -> None:
 
 
 def test_training_precision_does_not_reach_the_scores() -> None:
-    gallery, vectors = unit(3000, 64), unit(50, 64, seed=1)
-    queries = [Query(id=str(i), text="", targets=(f"image{i}",)) for i in range(50)]
+    gallery, vectors = unit(3000, 256), unit(500, 256, seed=1)
+    queries = [Query(id=str(i), text="", targets=(f"image{i}",)) for i in range(500)]
     index = GalleryIndex(ids(3000), gallery)
     ranks, best = index.rank(vectors, queries, k=5)
     torch.set_float32_matmul_precision("medium")
@@ -157,13 +157,27 @@ def test_best_images_equal_a_stable_sort(k: int) -> None:
         assert (best.positions[row, len(listed) :] == -1).all()
 
 
-def test_equal_scores_are_listed_by_position_even_at_the_cut() -> None:
-    gallery = torch.ones(500, 4)
-    queries = [Query(id="q", text="", targets=("image400",), exclude=("image3",))]
-    index = GalleryIndex(ids(500), gallery)
-    listed = [0, 1, 2, 4, 5]
-    assert index.rank(torch.ones(1, 4), queries, k=5)[1].positions.tolist() == [listed]
-    assert index.search(torch.ones(1, 4), 5, [["image3"]]).positions.tolist() == [listed]
+@pytest.mark.parametrize("k", [1, 5, 40, 999])
+def test_equal_scores_are_listed_by_position_even_at_the_cut(k: int) -> None:
+    """Ten different images, each a hundred times, shuffled."""
+    kinds = torch.randperm(1000, generator=torch.Generator().manual_seed(0)) % 10
+    # Scores of a tenth, two tenths ... whatever the order of summation.
+    gallery = torch.stack([torch.cos(kinds / 10), torch.sin(kinds / 10)], dim=1)
+    query = Query(id="q", text="", targets=("image400",), exclude=("image3", "image8"))
+    index = GalleryIndex(ids(1000), gallery)
+    ranking = sorted(set(range(1000)) - {3, 8}, key=lambda i: (kinds[i].item(), i))
+    direction = torch.tensor([[1.0, 0.0]])
+    best = index.rank(direction, [query], k=k)[1].positions[0]
+    assert best[: len(ranking)].tolist() == ranking[:k]
+    found = index.search(direction, k, [query.exclude]).positions[0]
+    assert found[: len(ranking)].tolist() == ranking[:k]
+
+
+def test_excluded_images_leave_their_places_to_others() -> None:
+    index, query = GalleryIndex(ids(100), unit(100, 8)), unit(1, 8, seed=1)
+    every = index.search(query, 100).positions[0].tolist()
+    first = [f"image{i}" for i in every[:7]]
+    assert index.search(query, 5, [first]).positions[0].tolist() == every[7:12]
 
 
 def test_search_equals_the_ranking() -> None:
