@@ -5,8 +5,8 @@ from __future__ import annotations
 from callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
 from callbacks.contact_sheet import ContactSheet
 from callbacks.csv_log import CsvLog
+from callbacks.exact_resume import ExactResume
 from callbacks.mlflow_log import MlflowLog
-from callbacks.random_state import RandomState
 from callbacks.retrieval import RetrievalEvaluation
 from callbacks.run_record import RunRecord
 from callbacks.skipped import SkippedImages
@@ -16,9 +16,9 @@ __all__ = [
     "BestCheckpoint",
     "ContactSheet",
     "CsvLog",
+    "ExactResume",
     "LastCheckpoint",
     "MlflowLog",
-    "RandomState",
     "RetrievalEvaluation",
     "RunRecord",
     "SkippedImages",

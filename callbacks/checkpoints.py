@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from cirlab.errors import UserError
 
@@ -49,23 +49,62 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ) from error
 
 
-class LastCheckpoint(ModelCheckpoint):
-    """`last.ckpt`, overwritten every few steps and at the end of training.
+class LastCheckpoint(Checkpoint):
+    """`last.ckpt`, overwritten every few steps, and at the end of training.
+
+    A checkpoint that falls due where a validation follows waits for the next batch, or for the
+    end of the epoch: Lightning would not repeat the validation when it resumes from there.
 
     Args:
         every_n_train_steps: optimiser steps between two checkpoints; what a kill costs at most.
+
+    Raises:
+        UserError: it is not at least 1.
     """
 
     def __init__(self, every_n_train_steps: int = 100) -> None:
-        super().__init__(
-            filename="last",
-            every_n_train_steps=every_n_train_steps,
-            enable_version_counter=False,
-        )
+        if every_n_train_steps < 1:
+            raise UserError(
+                f"last_checkpoint.init_args.every_n_train_steps is {every_n_train_steps}; set it "
+                "to 1 or more"
+            )
+        self.every_n_train_steps = every_n_train_steps
+        self._step = 0
+        self._due = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        # Between two steps of the optimiser there are gradients that no checkpoint holds.
+        if trainer.global_step == self._step:
+            return
+        self._step = trainer.global_step
+        self._due = self._due or self._step % self.every_n_train_steps == 0
+        if self._due and not _validation_follows(trainer, index):
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._due:
+            self._save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not getattr(trainer, "fast_dev_run", False) and self.dirpath is not None:
-            trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")
+        self._save(trainer)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        self._due = False
+        if trainer.log_dir is not None and not getattr(trainer, "fast_dev_run", False):
+            trainer.save_checkpoint(Path(trainer.log_dir) / "checkpoints" / "last.ckpt")
+
+
+def _validation_follows(trainer: L.Trainer, batch_index: int) -> bool:
+    """Whether an epoch, and with it perhaps a validation, ends with this batch."""
+    if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        return True
+    every = trainer.val_check_batch
+    return isinstance(every, int) and (batch_index + 1) % every == 0
 
 
 class BestCheckpoint(ModelCheckpoint):

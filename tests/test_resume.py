@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 import torch
+from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from cirlab.cli import main
 from tests.tiny_run import STEPS, Killed, tiny_experiment
 
 ROOT = Path(__file__).parent.parent
-KILLER = {"trainer": {"callbacks+": [{"class_path": "tests.tiny_run.KillAt"}]}}
+STORE = "sqlite:///mlflow.db"
+KILLER: dict[str, Any] = {"trainer": {"callbacks+": [{"class_path": "tests.tiny_run.KillAt"}]}}
 
 
 def write(folder: Path, **overrides: Any) -> Path:
@@ -28,6 +31,10 @@ def write(folder: Path, **overrides: Any) -> Path:
 def metrics(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def last(folder: Path) -> Path:
+    return folder / "runs" / "tiny" / "version_0" / "checkpoints" / "last.ckpt"
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -72,28 +79,59 @@ def test_an_interrupted_run_continues_exactly(
 def test_a_checkpoint_at_the_end_of_an_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The epoch's last step is saved before its validation, which the kill takes away."""
+    """It is written after the validation, so that the next epoch is what a resumed run sees."""
     often = {"last_checkpoint": {"init_args": {"every_n_train_steps": STEPS}}}
     (tmp_path / "whole").mkdir()
     assert main(["fit", "-c", str(write(tmp_path / "whole", **often))]) == 0
     config = write(tmp_path, **often)
-    monkeypatch.setenv("KILL_AT", "validation")
+    monkeypatch.setenv("KILL_AT", str(STEPS + 3))
     with pytest.raises(Killed):
         main(["fit", "-c", str(config)])
     monkeypatch.delenv("KILL_AT")
+    assert torch.load(last(tmp_path), weights_only=True)["global_step"] == STEPS
     assert main(["fit", "-c", str(config), "--resume", "true"]) == 0
     runs = (tmp_path / folder / "tiny" / "version_0" for folder in ("runs", "whole/runs"))
     assert_same(*runs)
 
 
-def test_sigkill_in_mid_epoch(undisturbed: Path, tmp_path: Path) -> None:
-    config = write(tmp_path)
+def test_sigkill_in_mid_epoch(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same end, in the same folder and the same MLflow run."""
+    monkeypatch.chdir(tmp_path)
+    loggers = [
+        {"class_path": "callbacks.CsvLog", "init_args": {"save_dir": "runs"}},
+        {"class_path": "callbacks.MlflowLog", "init_args": {"tracking_uri": STORE}},
+    ]
+    trainer = {**KILLER["trainer"], "logger": loggers}
+    config = tiny_experiment(tmp_path, trainer=trainer, data={"init_args": {"num_workers": 1}})
     environment = {**os.environ, "KILL_AT": "13", "KILL_BY": "SIGKILL", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "cirlab", "fit", "-c", str(config)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, check=False)
     assert done.returncode == -signal.SIGKILL
+    (before,) = mlflow_runs()
     assert main(["fit", "-c", str(config), "--resume", "true"]) == 0
     assert_same(tmp_path / "runs" / "tiny" / "version_0", undisturbed)
+    (after,) = mlflow_runs()
+    assert (before.info.run_id, before.info.status) == (after.info.run_id, "RUNNING")
+    assert after.info.status == "FINISHED"
+    client = MlflowClient(STORE)
+    history = client.get_metric_history(after.info.run_id, "train/loss")
+    assert sorted(entry.step for entry in history) == list(range(2 * STEPS))
+    assert after.data.params["global_batch"] == "16"
+    assert after.data.params["negatives_per_query"] == "15"
+    assert after.data.params["code_revision"]
+    assert after.data.metrics.keys() >= {"epoch_seconds", "peak_host_mib", "peak_device_mib"}
+    assert "package.torch" in after.data.tags
+    files = {item.path for item in client.list_artifacts(after.info.run_id)}
+    assert files == {"config.yaml", "run.json", "results.json"}
+
+
+def mlflow_runs() -> list[Run]:
+    client = MlflowClient(STORE)
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id]))
 
 
 def test_a_finished_run_stays_as_it_is(undisturbed: Path, caplog: pytest.LogCaptureFixture) -> None:
