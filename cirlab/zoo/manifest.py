@@ -42,7 +42,7 @@ def manifest(run: Run, experiment: str, folder: Path) -> dict[str, Any]:
         "last_losses": _last_losses(run.folder / "metrics.csv"),
         "made_with": {
             name: run.record[name]
-            for name in ("device", "epoch_seconds", "global_batch", "packages", "peak_host_mib")
+            for name in ("code_revision", "device", "epoch_seconds", "global_batch", "packages")
         },
     }
 
