@@ -157,7 +157,7 @@ def test_best_images_equal_a_stable_sort(k: int) -> None:
         assert (best.positions[row, len(listed) :] == -1).all()
 
 
-@pytest.mark.parametrize("k", [1, 5, 40, 999])
+@pytest.mark.parametrize("k", [1, 5, 40, 350, 999])
 def test_equal_scores_are_listed_by_position_even_at_the_cut(k: int) -> None:
     """Ten different images, each a hundred times, shuffled."""
     kinds = torch.randperm(1000, generator=torch.Generator().manual_seed(0)) % 10
