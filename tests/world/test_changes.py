@@ -5,7 +5,6 @@ from dataclasses import replace
 from itertools import chain, combinations, permutations
 
 import pytest
-from reading import phrases
 
 from cirlab.world.changes import (
     CATEGORIES,
@@ -21,6 +20,7 @@ from cirlab.world.phrasing import STYLES, combine, modification, speak
 from cirlab.world.scene import MAX_CELLS, Scene, Thing, draw_scene, generator
 from cirlab.world.series import POOL_SIZE
 from cirlab.world.vocabulary import COLOURS, PLURALS, words_of
+from tests.world.reading import phrases
 
 CASES = [
     (scene, draw_changes(scene, POOL_SIZE, generator("val", 7, i, 1)))

@@ -5,7 +5,6 @@ from itertools import product
 
 import numpy as np
 import pytest
-from reading import PHRASE, phrases
 
 from cirlab.world.language import (
     ADJECTIVES,
@@ -23,6 +22,7 @@ from cirlab.world.phrasing import STYLES, modification
 from cirlab.world.scene import Scene, Thing, draw_scene, generator
 from cirlab.world.series import FAMILY_SIZE, composition_example, draw_family, draw_members
 from cirlab.world.vocabulary import SETTING_PHRASES, vocabulary, words_of
+from tests.world.reading import PHRASE, phrases
 
 SCENES = [draw_scene(generator("val", 1, i)) for i in range(400)]
 

@@ -4,7 +4,6 @@ from collections import Counter
 from itertools import combinations
 
 import pytest
-from reading import phrases
 
 from cirlab.world.changes import Change, SettingChange, ThingChange, apply_all
 from cirlab.world.phrasing import STYLES, speak
@@ -18,6 +17,7 @@ from cirlab.world.series import (
     series,
 )
 from cirlab.world.vocabulary import SETTING_PHRASES, SETTING_VALUES
+from tests.world.reading import phrases
 
 
 def shapes_of(change: Change) -> set[str]:
