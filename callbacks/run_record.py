@@ -171,7 +171,8 @@ def _facts(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
     """Everything about a run that does not change while it runs."""
     per_process = getattr(getattr(trainer, "datamodule", None), "batch_size", None) or 0
     replicas = (trainer.distributed_sampler_kwargs or {}).get("num_replicas", 1)
-    negatives = getattr(pl_module, "negatives_per_query", per_process * replicas - 1)
+    count = getattr(pl_module, "negatives_per_query", lambda global_batch: global_batch - 1)
+    negatives = count(per_process * replicas)
     code = code_revision()
     return {
         "method": type(pl_module).__name__,

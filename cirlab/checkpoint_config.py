@@ -19,7 +19,7 @@ from cirlab.references import leaves
 #: Key of a checkpoint under which its configuration lies.
 CONFIG = "config"
 #: Model arguments that say how it learned, which an evaluation need not repeat.
-LEARNING = ("optimizer", "schedule", "export_to")
+LEARNING = ("optimizer", "schedule", "export_to", "init_from", "cache_features")
 #: Data arguments that change neither the training samples nor their order.
 HARMLESS = ("eval_batch_size",)
 

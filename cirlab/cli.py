@@ -81,11 +81,13 @@ class SaveConfig(SaveConfigCallback):
         checkpoint.pop(pl_module.CHECKPOINT_HYPER_PARAMS_KEY, None)
 
     def _write(self, trainer: L.Trainer) -> None:
-        if self.already_saved or trainer.sanity_checking or trainer.log_dir is None:
+        if self.already_saved or trainer.sanity_checking:
             return
         self.already_saved = True
-        if trainer.is_global_zero:
-            folder = Path(trainer.log_dir)
+        # A collective: every process has to ask, and equally often.
+        log_dir = trainer.log_dir
+        if trainer.is_global_zero and log_dir is not None:
+            folder = Path(log_dir)
             folder.mkdir(parents=True, exist_ok=True)
             self.parser.save(
                 self.config, folder / self.config_filename, skip_unset=False, overwrite=True
@@ -283,12 +285,6 @@ def _quiet_libraries() -> None:
 def _loggers(config: Any) -> list[Any]:
     loggers = config.trainer.logger
     return [entry for entry in loggers if "init_args" in entry] if isinstance(loggers, list) else []
-
-
-def _root(config: Any) -> Path:
-    """The folder of all runs."""
-    folders = [e.init_args.save_dir for e in _loggers(config) if "save_dir" in e.init_args]
-    return Path(folders[0]) if folders else RUNS
 
 
 def _learns(class_path: str) -> bool:

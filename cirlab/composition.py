@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from cirlab.errors import UserError
+
 #: Modification texts over the caption of the target and that of its neighbour (CoLLM,
 #: supplement). The wording is the paper's; it is part of the method.
 MODIFICATION_TEMPLATES: tuple[str, ...] = (
@@ -59,7 +61,11 @@ def nearest_neighbours(features: torch.Tensor, pool: torch.Tensor, offset: int) 
 
     Returns:
         Shape (B,), int64.
+
+    Raises:
+        UserError: there is no other image.
     """
+    _require_others(len(pool))
     scores = features @ pool.T
     rows = torch.arange(len(features), device=features.device)
     scores[rows, rows + offset] = -torch.inf
@@ -68,8 +74,17 @@ def nearest_neighbours(features: torch.Tensor, pool: torch.Tensor, offset: int) 
 
 def random_neighbours(count: int, pool_size: int, offset: int) -> torch.Tensor:
     """Any other image of the pool, the ablation of the nearest one. Shape (count,), int64."""
+    _require_others(pool_size)
     own = torch.arange(count) + offset
     return (own + torch.randint(1, pool_size, (count,))) % pool_size
+
+
+def _require_others(pool_size: int) -> None:
+    if pool_size < 2:
+        raise UserError(
+            f"a batch of {pool_size} holds no neighbour to make a triplet with; set "
+            "data.init_args.batch_size to at least 2"
+        )
 
 
 def modification_texts(

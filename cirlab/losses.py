@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from cirlab.distributed import gather, gather_with_grad
+from cirlab.errors import UserError
 from cirlab.records import Image
 
 
@@ -36,6 +37,9 @@ class ContrastiveLoss(nn.Module):
         alpha: weight of the positive in the denominator.
         beta: concentration on hard negatives; 0 switches it off.
         symmetric: add the target-to-query direction (a sum, not a mean).
+
+    Raises:
+        UserError: a constant is out of range.
     """
 
     def __init__(
@@ -46,6 +50,11 @@ class ContrastiveLoss(nn.Module):
         symmetric: bool = True,
     ) -> None:
         super().__init__()
+        if temperature <= 0 or alpha <= 0 or beta < 0:
+            raise UserError(
+                f"the loss has temperature {temperature}, alpha {alpha}, beta {beta}; temperature "
+                "and alpha must be above 0 and beta at least 0"
+            )
         self.temperature = temperature
         self.alpha = alpha
         self.beta = beta

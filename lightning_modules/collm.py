@@ -66,6 +66,13 @@ class Synthesis:
     scope: Literal["local", "global"] = "local"
     rotation: float = 10.0
 
+    def __post_init__(self) -> None:
+        for name in ("slerp_weight", "template_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(
+                    f"synthesis.{name} is {getattr(self, name)}; choose a value from 0 to 1"
+                )
+
 
 @dataclass
 class LLMSettings:
@@ -238,6 +245,11 @@ class CoLLM(RetrievalModule):
     def train_collator(self) -> Callable[[Sequence[Any]], Inputs]:
         return TrainCollator(self._reader, self.llm.processor, self.template, self.texts)
 
+    def negatives_per_query(self, global_batch: int) -> int:
+        of_triplets = self.trainer.datamodule.train_record is Triplet  # type: ignore[attr-defined]
+        pool = 2 * global_batch if of_triplets and self.reference_negatives else global_batch
+        return pool - 1
+
     def losses(self, batch: Inputs) -> dict[str, torch.Tensor]:
         if "reference" in batch:
             return self._triplet_losses(batch)
@@ -407,7 +419,10 @@ def newest(pattern: str) -> Path:
         path for path in Path(at.anchor).glob(str(at.relative_to(at.anchor))) if path.is_file()
     ]
     if not found:
-        raise UserError(f"init_from {pattern} is missing; train it first or name another one")
+        raise UserError(
+            f"init_from {pattern} is missing; train it first or name another one; "
+            "to evaluate a checkpoint, which holds all that was learned, set init_from to null"
+        )
     path = max(found, key=lambda path: path.stat().st_mtime)
     log.info("starting from %s", path)
     return path

@@ -28,10 +28,16 @@ def frozen_features(module: L.LightningModule, encoder: DualEncoder) -> FeatureC
         encoder: its backbone is frozen.
 
     Raises:
-        UserError: the training images cannot be listed (they are drawn anew each epoch).
+        UserError: the training images cannot be listed (they are drawn anew each epoch), or
+            broken ones were to be skipped.
     """
     trainer = module.trainer
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    if data.on_error == "skip":
+        raise UserError(
+            "cache_features: true runs over every image before training and skips none: set "
+            "data.init_args.on_error to raise, or cache_features to false"
+        )
     images = _images(data)
     transform = encoder.processor.transform
     loader: DataLoader[torch.Tensor] = DataLoader(

@@ -70,6 +70,10 @@ class Learner(L.LightningModule):
     def losses(self, batch: Inputs) -> dict[str, torch.Tensor]:
         """Named scalar losses of one batch; their sum is minimised."""
 
+    def negatives_per_query(self, global_batch: int) -> int:
+        """What a query is told from in one step, for the record of the run."""
+        return global_batch - 1
+
     def frozen_base(self) -> dict[str, str]:
         """Names of the pretrained weights that checkpoints do not hold, by role."""
         return {}

@@ -13,6 +13,7 @@ from cirlab.composition import (
     random_neighbours,
     slerp,
 )
+from cirlab.errors import UserError
 
 
 def unit(rows: int, dim: int = 8, seed: int = 0) -> torch.Tensor:
@@ -78,3 +79,10 @@ def test_texts_hold_both_captions_about_as_often_as_asked() -> None:
     assert 0.70 < len(templated) / 2000 < 0.80
     assert len(set(templated)) == len(MODIFICATION_TEMPLATES) == 15
     assert modification_texts(["t"], ["n"], probability=0.0) == ["t"]
+
+
+def test_a_single_image_has_no_neighbour() -> None:
+    with pytest.raises(UserError, match="batch of 1 holds no neighbour"):
+        nearest_neighbours(unit(1), unit(1), 0)
+    with pytest.raises(UserError, match="batch of 1 holds no neighbour"):
+        random_neighbours(1, 1, 0)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
+from cirlab.errors import UserError
 from cirlab.losses import ContrastiveLoss, image_ids
 from cirlab.records import EncodedImage
 
@@ -89,3 +90,9 @@ def test_harder_negatives_weigh_more_with_beta() -> None:
 def test_image_ids_are_the_same_in_every_process_and_differ_by_id() -> None:
     first, second = (EncodedImage(id=name, data=b"") for name in ("a", "b"))
     assert image_ids([first, second, first]).tolist() == [3904355907, 1908338681, 3904355907]
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"alpha": -1.0}, {"beta": -0.5}])
+def test_constants_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="must be above 0"):
+        ContrastiveLoss(**wrong)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import time
 import types
 from typing import Any
 
@@ -7,7 +9,7 @@ import pytest
 import rich.console
 
 from bench import __main__ as command
-from bench.measure import Row, in_own_process, in_turns, peak_mib
+from bench.measure import PeakMemory, Row, in_own_process, in_turns
 
 
 def test_ratios_say_how_many_times_better() -> None:
@@ -29,16 +31,24 @@ def test_both_are_measured_in_turns() -> None:
     assert (first, second) == ([1, 3], [2, 4])
 
 
-def grown_by(mib: int) -> float:
-    before = peak_mib()
-    block = bytearray(mib << 20)
-    assert len(block) == mib << 20
-    return peak_mib() - before
+def test_memory_is_seen_even_after_a_higher_peak() -> None:
+    def take(mib: int) -> None:
+        block = b"x" * (mib << 20)
+        time.sleep(0.05)
+        assert len(block) == mib << 20
+
+    take(400)
+    with PeakMemory() as peak:
+        take(200)
+    assert peak.grown_mib == pytest.approx(200, abs=20)
+    with PeakMemory() as nothing:
+        take(0)
+    assert nothing.grown_mib < 20
 
 
-def test_a_process_of_its_own_starts_without_its_parents_peak() -> None:
-    grown_by(600)
-    assert in_own_process(grown_by, 200) == pytest.approx(200, abs=20)
+def test_a_process_of_its_own_brings_its_result_home() -> None:
+    assert in_own_process(os.getpid) != os.getpid()
+    assert in_own_process(divmod, 17, 5) == (3, 2)
 
 
 def test_the_table_shows_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
