@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import torch
 
-from bench.measure import Row, in_own_process, in_turns, peak_mib, seconds
+from bench.measure import PeakMemory, Row, in_own_process, in_turns, seconds
 from cirlab.index import TIE_TOLERANCE, GalleryIndex
 from cirlab.records import Query
 
@@ -32,7 +32,7 @@ class Outcome:
 
     Attributes:
         time: seconds.
-        memory: MiB at the peak, beyond what the process held before.
+        memory: MiB at the peak, beyond what the process held when it began.
         ranks: shape (Q,), int64.
         best: scores of the ten best images. Shape (Q, 10), float32.
     """
@@ -102,22 +102,21 @@ def by_counting(queries: int) -> Outcome:
     ]
     ids = [str(i) for i in range(len(problem.gallery))]
     results = []
-    before = peak_mib()
 
     def evaluate() -> None:
         index = GalleryIndex(ids, problem.gallery)
         results.append(index.rank(problem.queries, records, k=TOP))
 
-    time = seconds(evaluate)
+    with PeakMemory() as peak:
+        time = seconds(evaluate)
     ranks, best = results[0]
-    return Outcome(time, peak_mib() - before, ranks.targets[:, 0], best.scores)
+    return Outcome(time, peak.grown_mib, ranks.targets[:, 0], best.scores)
 
 
 def by_sorting(queries: int) -> Outcome:
     """The usual way; ties are decided by the same rule afterwards, outside the measurement."""
     problem = make_problem(queries, GALLERY)
     results = []
-    before = peak_mib()
 
     def evaluate() -> None:
         scores = problem.queries @ problem.gallery.T
@@ -126,11 +125,11 @@ def by_sorting(queries: int) -> Outcome:
         places = (order == problem.targets[:, None]).nonzero()[:, 1]
         results.append((scores, order, places))
 
-    time = seconds(evaluate)
-    memory = peak_mib() - before
+    with PeakMemory() as peak:
+        time = seconds(evaluate)
     scores, order, places = results[0]
     best = scores.gather(1, order[:, :TOP])
-    return Outcome(time, memory, _with_ties(scores, order, places, problem.targets), best)
+    return Outcome(time, peak.grown_mib, _with_ties(scores, order, places, problem.targets), best)
 
 
 def _with_ties(

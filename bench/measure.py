@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import statistics
-import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
+
+import psutil
 
 T = TypeVar("T")
 
@@ -72,12 +72,34 @@ def in_own_process(function: Callable[..., T], *args: Any) -> T:
         return pool.submit(function, *args).result()
 
 
-def peak_mib() -> float:
-    """The most resident memory this process ever had."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # The peak that getrusage tells survives exec: a child would start with its parent's.
-        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20) if sys.platform == "darwin" else peak / 1024
+class PeakMemory:
+    """Watches how far the resident memory of this process grows: `with PeakMemory() as peak`.
+
+    Sampled by a thread, because the operating system's own peak would hide what is taken
+    after an earlier, higher one (of making the data, or of a parent process).
+    """
+
+    def __init__(self, interval_s: float = 0.002) -> None:
+        self.interval_s = interval_s
+        self.grown_mib = 0.0
+        self._process = psutil.Process()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> PeakMemory:
+        self._before = self._process.memory_info().rss
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._look()
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(self.interval_s):
+            self._look()
+
+    def _look(self) -> None:
+        grown = (self._process.memory_info().rss - self._before) / (1 << 20)
+        self.grown_mib = max(self.grown_mib, grown)
