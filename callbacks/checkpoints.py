@@ -95,8 +95,10 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: L.Trainer) -> None:
         self._due = False
-        if trainer.log_dir is not None and not getattr(trainer, "fast_dev_run", False):
-            trainer.save_checkpoint(Path(trainer.log_dir) / "checkpoints" / "last.ckpt")
+        # Reading the folder is collective, and so is saving.
+        folder = trainer.log_dir
+        if folder is not None and not getattr(trainer, "fast_dev_run", False):
+            trainer.save_checkpoint(Path(folder) / "checkpoints" / "last.ckpt")
 
 
 def _validation_follows(trainer: L.Trainer, batch_index: int) -> bool:

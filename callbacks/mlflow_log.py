@@ -6,15 +6,12 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from cirlab.errors import UserError
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 
 class MlflowLog(Logger):
@@ -36,7 +33,8 @@ class MlflowLog(Logger):
         self.tracking_uri = tracking_uri
         self.experiment_name = experiment_name or "unnamed"
         self.run_id: str | None = None
-        self._client: MlflowClient | None = None
+        # An MlflowClient. The parser imports what annotations name, and MLflow takes seconds.
+        self._client: Any = None
         self._last_step: dict[str, int] = {}
 
     @property
@@ -109,7 +107,7 @@ class MlflowLog(Logger):
         """Log into an earlier run."""
         self.run_id = run_id
 
-    def _run(self) -> tuple[MlflowClient, str]:
+    def _run(self) -> tuple[Any, str]:
         if self._client is not None and self.run_id is not None:
             return self._client, self.run_id
         for library in ("alembic", "mlflow"):
@@ -125,7 +123,7 @@ class MlflowLog(Logger):
                 "tracking_uri, or leave the logger out of trainer.logger"
             ) from error
 
-    def _open(self) -> tuple[MlflowClient, str]:
+    def _open(self) -> tuple[Any, str]:
         from mlflow import MlflowClient
 
         client = self._client = MlflowClient(self.tracking_uri)
