@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -15,8 +16,8 @@ BASELINES = ("image_only", "text_only", "sum")
 
 
 def metric_title(name: str) -> str:
-    """`recall_at_10` as `recall@10`; `mean_rank` as `mean rank`."""
-    return name.replace("_at_", "@").replace("map@", "mAP@").replace("_", " ")
+    """`subset_recall_at_1` as `subset recall @1`; `map_at_5` as `mAP @5`."""
+    return name.replace("_at_", " @").replace("map @", "mAP @").replace("_", " ")
 
 
 def metric_text(name: str, value: float) -> str:
@@ -43,10 +44,12 @@ def show_table(
     """Print named rows of metrics, with the protocol they share beneath."""
     rows = list(rows)
     names = list(dict.fromkeys(name for _, metrics in rows for name in metrics))
-    table = Table()
-    table.add_column("")
+    # Narrow enough for nine metrics on a terminal of 80 columns.
+    table = Table(box=SIMPLE_HEAD, padding=0)
+    table.add_column("", vertical="bottom")
     for name in names:
-        table.add_column(metric_title(name), justify="right")
+        header = metric_title(name).replace(" ", "\n")
+        table.add_column(header, justify="right", vertical="bottom", no_wrap=True)
     for label, metrics in rows:
         cells = (metric_text(n, metrics[n]) if n in metrics else "-" for n in names)
         table.add_row(label, *cells)
