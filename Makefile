@@ -63,7 +63,7 @@ clean: ## remove caches and the environment; runs and results stay
 
 # A wrong name is told before anything is installed.
 known-experiment:
-	@test -n "$(EXP)" && test -f "experiments/$(EXP).yaml" || { \
+	@test -n "$(filter $(EXP),$(EXPERIMENTS))" || { \
 		if test -z "$(EXP)"; then echo "EXP is not set; choose one of:" >&2; \
 		else echo "there is no experiment '$(EXP)'; choose one of:" >&2; fi; \
 		printf '  %s\n' $(EXPERIMENTS) >&2; exit 2; }

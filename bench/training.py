@@ -26,7 +26,7 @@ WORDS = "a photo of something red green blue".split()
 
 def run() -> list[Row]:
     """Pairs per second, reading and decoding the files included."""
-    tune_for_cpu()
+    tune_for_cpu("32-true")
     with tempfile.TemporaryDirectory() as folder:
         pairs = photographs(Path(folder))
         module = photo_clip(Path(folder))

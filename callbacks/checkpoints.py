@@ -131,14 +131,22 @@ class BestCheckpoint(ModelCheckpoint):
         """Refuse a metric that no benchmark of this run will have.
 
         Raises:
-            UserError: the monitor names another benchmark.
+            UserError: the monitor names another benchmark, or a metric it does not have.
         """
         super().setup(trainer, pl_module, stage)
         data = getattr(trainer, "datamodule", None)
-        names = [benchmark.name for benchmark in getattr(data, "benchmarks", [])]
-        kind, _, rest = (self.monitor or "").partition("/")
-        if stage == "fit" and kind == "val" and rest.partition("/")[0] not in names:
+        benchmarks = {benchmark.name: benchmark for benchmark in getattr(data, "benchmarks", [])}
+        kind, *rest = (self.monitor or "").split("/")
+        if stage != "fit" or kind != "val":
+            return
+        if rest[0] not in benchmarks:
             raise UserError(
                 f"best_checkpoint monitors {self.monitor}, but the benchmarks of this run are "
-                f"{', '.join(names) or 'none'}; name one of them as val/<benchmark>/<metric>"
+                f"{', '.join(benchmarks) or 'none'}; name one of them as val/<benchmark>/<metric>"
+            )
+        names = benchmarks[rest[0]].metric_names()
+        if rest[-1] not in names:
+            raise UserError(
+                f"best_checkpoint monitors {self.monitor}, but the metrics of {rest[0]} are "
+                f"{', '.join(names)}; name one of them as val/{rest[0]}/<metric>"
             )

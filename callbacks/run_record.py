@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import shlex
+import sys
 import time
 from pathlib import Path
 from typing import Any, TypeVar
@@ -176,7 +178,7 @@ def _facts(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
     code = code_revision()
     return {
         "method": type(pl_module).__name__,
-        "command": trainer.state.fn.value if trainer.state.fn else "",
+        "command": shlex.join(["python", "-m", "cirlab", *sys.argv[1:]]),
         "code_revision": code["revision"],
         "code_dirty": code["dirty"],
         "device": device_name(pl_module.device),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,6 @@ from cirlab.references import leaves
 
 #: Key of a checkpoint under which its configuration lies.
 CONFIG = "config"
-#: Model arguments that say how it learned, which an evaluation need not repeat.
-LEARNING = ("optimizer", "schedule", "export_to", "init_from", "cache_features")
 #: Data arguments that change neither the training samples nor their order.
 HARMLESS = ("eval_batch_size",)
 
@@ -87,10 +86,13 @@ def _differences(
 
 def _decisive(config: Mapping[str, Any], fit: bool) -> dict[str, Any]:
     """The values that have to agree, by dotted key."""
-    model = config["model"].get("init_args") or {}
-    if not fit:
-        model = {key: value for key, value in model.items() if key not in LEARNING}
-    found = {f"model.init_args.{key}": value for key, value in leaves(model)}
+    model = config["model"]
+    learning = () if fit else tuple(_learning_arguments(model["class_path"]))
+    found = {
+        f"model.init_args.{key}": value
+        for key, value in leaves(model.get("init_args") or {})
+        if not any(key == name or key.startswith(f"{name}.") for name in learning)
+    }
     if not fit:
         return found
     found["seed_everything"] = config.get("seed_everything")
@@ -101,3 +103,9 @@ def _decisive(config: Mapping[str, Any], fit: bool) -> dict[str, Any]:
         if isinstance(value, int | float) and not key.startswith(("benchmarks", *HARMLESS)):
             found[f"data.init_args.{key}"] = value
     return found
+
+
+def _learning_arguments(class_path: str) -> frozenset[str]:
+    """Arguments of a method that say how it learned, which an evaluation need not repeat."""
+    module, _, name = class_path.rpartition(".")
+    return getattr(getattr(import_module(module), name), "learning_arguments", frozenset())

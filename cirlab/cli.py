@@ -30,8 +30,8 @@ from cirlab.configuration import (
     require_experiment,
     with_base,
 )
-from cirlab.cpu import tune_for_cpu
-from cirlab.devices import check_devices
+from cirlab.cpu import affordable_precision, tune_for_cpu
+from cirlab.devices import check_devices, runs_on_cpu
 from cirlab.errors import UserError
 from cirlab.explain import explain
 from cirlab.references import RawConfig, check_references, read_config
@@ -50,11 +50,15 @@ UNTRAINED = "untrained"
 PACKAGES = ("cirlab", "lightning_modules", "datamodules", "callbacks")
 
 
+class ParserError(UserError):
+    """The parser's own report, in many lines."""
+
+
 class ArgumentParser(LightningArgumentParser):
     """Raises where the parent prints its usage and exits."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UserError(message) from ex
+        raise ParserError(message) from ex
 
 
 class SaveConfig(SaveConfigCallback):
@@ -137,7 +141,9 @@ class RetrievalCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         try:
             self.config = parser.parse_args(args)
-        except UserError as error:
+        except ParserError as error:
+            if (own := _own_sentence(error)) is not None:
+                raise own from error
             raise UserError(explain(str(error), self.files, args, _sections())) from error
 
     def _parse_ckpt_path(self) -> None:
@@ -147,7 +153,10 @@ class RetrievalCLI(LightningCLI):
         config = self.config[self.subcommand]
         plain = plain_config(self._parser(self.subcommand), config)
         check_references(self.files, plain)
-        check_devices(config.trainer.accelerator, config.trainer.devices)
+        check_devices(config.trainer.accelerator, config.trainer.devices, config.trainer.strategy)
+        if runs_on_cpu(config.trainer.accelerator):
+            config.trainer.precision = affordable_precision(str(config.trainer.precision))
+            tune_for_cpu(config.trainer.precision)
         parser = self._parser(self.subcommand)
         parser.callback_keys = [key for key in NAMED_CALLBACKS if config.get(key) is not None]
         self._name_runs(config)
@@ -156,6 +165,14 @@ class RetrievalCLI(LightningCLI):
             saved = read_metadata(self.checkpoint).get(CONFIG)
             if saved is not None:
                 check_config(self.checkpoint, saved, plain, fit=self.subcommand == "fit")
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if (own := _own_sentence(error)) is not None:
+                raise own from error
+            raise
 
     def _name_runs(self, config: Any) -> None:
         """Call runs by their experiment where the logger has no name of its own."""
@@ -244,7 +261,6 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status: 2 for what the user can mend."""
     args = list(sys.argv[1:] if args is None else args)
     _quiet_libraries()
-    tune_for_cpu()
     try:
         require_experiment(args)
         args = with_base(args)
@@ -267,6 +283,17 @@ def _refuse(error: Exception) -> int:
     sentence = sentence.rpartition("UserError: ")[2]
     log.error("error: %s", " ".join(sentence.split()))
     return 2
+
+
+def _own_sentence(error: Exception) -> UserError | None:
+    """What a class of ours said of its arguments, beneath the parser's report of it."""
+    found: UserError | None = None
+    beneath = error.__cause__ or error.__context__
+    while beneath is not None:
+        if isinstance(beneath, UserError) and not isinstance(beneath, ParserError):
+            found = beneath
+        beneath = beneath.__cause__ or beneath.__context__
+    return found
 
 
 def _quiet_libraries() -> None:

@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
 
 import torch
+from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.strategies import StrategyRegistry
 
 from cirlab.errors import UserError
 
 GPU_NAMES = ("cuda", "gpu")
 
 
-def check_devices(accelerator: str, devices: int | str | list[int]) -> None:
-    """Refuse devices that this machine lacks.
+def check_devices(accelerator: str, devices: int | str | list[int], strategy: Any = "auto") -> None:
+    """Refuse devices that this machine lacks, and names that Lightning does not know.
 
     Args:
         accelerator: of the trainer; "auto" takes CUDA devices if there are any.
         devices: their number, "auto" or -1 for all, or a list of their positions.
+        strategy: of the trainer; an object instead of a name is taken as it is.
 
     Raises:
-        UserError: it names the number asked for and the number there is.
+        UserError: it names what was asked for and what there is.
     """
+    _check_name("accelerator", accelerator, AcceleratorRegistry.available_accelerators())
+    if isinstance(strategy, str):
+        _check_name("strategy", strategy, StrategyRegistry.available_strategies())
+    if not _countable(devices):
+        raise UserError(
+            f"trainer.devices is {devices!r}; give their number, auto, or a list of positions"
+        )
     there = torch.cuda.device_count()
     if not there and accelerator in ("auto", "gpu") and torch.backends.mps.is_available():
         return
@@ -31,7 +45,7 @@ def check_devices(accelerator: str, devices: int | str | list[int]) -> None:
         )
     if accelerator not in ("auto", "cpu", *GPU_NAMES):
         return
-    on_cpu = accelerator == "cpu" or not there
+    on_cpu = runs_on_cpu(accelerator)
     limit = (os.cpu_count() or 1) if on_cpu else there
     wanted = _highest(devices)
     if wanted is not None and not 1 <= wanted <= limit:
@@ -40,6 +54,29 @@ def check_devices(accelerator: str, devices: int | str | list[int]) -> None:
             f"trainer.devices is {devices}, but this machine has {limit} {kind}; "
             f"use --trainer.devices 1 to {limit}"
         )
+
+
+def runs_on_cpu(accelerator: str) -> bool:
+    """Whether the trainer will take the CPU, "auto" being the GPU where there is one."""
+    if accelerator == "auto":
+        return not torch.cuda.device_count() and not torch.backends.mps.is_available()
+    return accelerator == "cpu"
+
+
+def _check_name(key: str, name: str, known: Iterable[str]) -> None:
+    names = sorted({"auto", *known})
+    if name not in (*names, *GPU_NAMES):
+        close = get_close_matches(name, names, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(names)}"
+        raise UserError(f"trainer.{key} is {name!r}, which does not exist; {hint}")
+
+
+def _countable(devices: int | str | list[int]) -> bool:
+    if not isinstance(devices, str):
+        return True
+    return devices.strip() == "auto" or bool(
+        re.fullmatch(r"-?\d+|(\d+\s*,\s*)+\d*", devices.strip())
+    )
 
 
 def _highest(devices: int | str | list[int]) -> int | None:

@@ -60,7 +60,7 @@ def device_name(device: torch.device) -> str:
     """The GPU's name, or the processor's with its number of cores."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()}, {psutil.cpu_count()} cores"
+    return f"{_processor()}, {psutil.cpu_count()} cores"
 
 
 class PeakMemory:
@@ -92,6 +92,16 @@ class PeakMemory:
     def device_mib(self) -> float:
         """The most that torch held on the current CUDA device, 0 without one."""
         return torch.cuda.max_memory_allocated() / MIB if torch.cuda.is_available() else 0.0
+
+
+def _processor() -> str:
+    """The processor's model, as far as the system tells."""
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _git(*arguments: str, folder: Path) -> str | None:

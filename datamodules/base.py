@@ -22,6 +22,7 @@ from datamodules.checks import (
     check_filled,
     check_kind,
     check_names,
+    check_numbers,
     check_record,
     image_files,
 )
@@ -55,6 +56,9 @@ class RetrievalData(L.LightningDataModule):
         series: this many consecutive training samples stay together in one batch.
         on_error: a missing or broken image ends the run (raise) or is left out, counted and
             named (skip).
+
+    Raises:
+        UserError: a batch size below 1 or a negative number of workers.
     """
 
     #: Record type of a training sample: Pair, Triplet or str.
@@ -71,6 +75,8 @@ class RetrievalData(L.LightningDataModule):
         on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
         super().__init__()
+        check_numbers({"batch_size": batch_size, "eval_batch_size": eval_batch_size}, least=1)
+        check_numbers({"num_workers": num_workers}, least=0)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers

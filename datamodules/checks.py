@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cirlab.benchmarks.base import Benchmark
 from cirlab.errors import UserError
 from cirlab.files import missing_files
 from cirlab.records import FileImage
+
+
+def check_numbers(values: Mapping[str, int], least: int) -> None:
+    """Arguments of a data module must not be too small.
+
+    Raises:
+        UserError: it names the first that is.
+    """
+    for name, value in values.items():
+        if value < least:
+            raise UserError(f"data.init_args.{name} is {value}; set it to {least} or more")
 
 
 def check_record(module: Any, data: Any) -> None:

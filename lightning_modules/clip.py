@@ -85,6 +85,7 @@ class CLIP(RetrievalModule):
 
     train_record = Pair
     query_kinds = frozenset({"text", "composed"})
+    learning_arguments = RetrievalModule.learning_arguments | {"export_to", "cache_features"}
 
     def __init__(
         self,

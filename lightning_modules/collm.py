@@ -26,7 +26,14 @@ from cirlab.encoders.adapters import FourBit, Lora, TowerLora, adapters_disabled
 from cirlab.encoders.augmentation import rotate
 from cirlab.encoders.collate import DualQueryReader, ImageReader
 from cirlab.encoders.dual import DualEncoder, load_dual_encoder
-from cirlab.encoders.llm import IMAGE_PLACEHOLDER, EmbeddingLLM, LLMProcessor, Pooling
+from cirlab.encoders.llm import (
+    IMAGE_PLACEHOLDER,
+    Attention,
+    Dtype,
+    EmbeddingLLM,
+    LLMProcessor,
+    Pooling,
+)
 from cirlab.errors import UserError
 from cirlab.feature_cache import FeatureCache
 from cirlab.losses import ContrastiveLoss, image_ids
@@ -85,7 +92,7 @@ class LLMSettings:
         four_bit: 4-bit base weights; needs `lora` or `frozen`.
         frozen: train nothing of it.
         dtype: of the base weights.
-        attention: "sdpa", "flash_attention_2" or "eager".
+        attention: transformers' implementation of it.
         pooling: the paper does not say; its LLM is trained to be read at the last token.
         max_length: longest query in tokens.
     """
@@ -95,8 +102,8 @@ class LLMSettings:
     second_lora: Lora | None = None
     four_bit: FourBit | None = None
     frozen: bool = False
-    dtype: str = "float32"
-    attention: str = "sdpa"
+    dtype: Dtype = "float32"
+    attention: Attention = "sdpa"
     pooling: Pooling = "last"
     max_length: int = 256
 
@@ -148,6 +155,17 @@ class CoLLM(RetrievalModule):
 
     train_record = (Pair, Triplet)
     query_kinds = frozenset({"composed", "text"})
+    learning_arguments = RetrievalModule.learning_arguments | {
+        "loss",
+        "synthesis",
+        "image_query",
+        "text_query",
+        "reference_negatives",
+        "texts",
+        "cache_features",
+        "init_from",
+        "llm.attention",
+    }
 
     def __init__(
         self,

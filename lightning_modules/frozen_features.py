@@ -12,9 +12,10 @@ import torch
 from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
-from cirlab.encoders.dual import DualEncoder, DualProcessor, fingerprint
+from cirlab.encoders.dual import DualEncoder, DualProcessor
 from cirlab.errors import UserError
 from cirlab.feature_cache import FeatureCache, cached_features
+from cirlab.fingerprint import fingerprint
 from cirlab.records import Image
 
 
@@ -54,7 +55,8 @@ def frozen_features(module: L.LightningModule, encoder: DualEncoder) -> FeatureC
                 pixels = pixels.contiguous(memory_format=torch.channels_last)
                 yield encoder.backbone_features(pixels.to(module.device))
 
-    identity = f"{fingerprint(encoder.image_backbone)} {transform} {trainer.precision}"
+    weights = encoder.image_backbone.state_dict()
+    identity = f"{fingerprint(weights.items())} {transform} {trainer.precision}"
     folder = Path(trainer.default_root_dir) / "runs" / "cache"
     return cached_features(folder, identity, images, compute)
 

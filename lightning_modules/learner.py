@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
@@ -16,12 +16,15 @@ from transformers import get_scheduler
 
 from cirlab.benchmarks.base import QueryKind
 from cirlab.errors import UserError
+from cirlab.fingerprint import fingerprint
 
 #: A loader batch of one method: tensors (possibly nested) that Lightning moves to the device.
 Inputs = Mapping[str, Any]
 
-#: Key of a checkpoint under which the names of the frozen weights lie.
-FROZEN_BASE = "frozen_base"
+ScheduleName = Literal["constant", "constant_with_warmup", "linear", "cosine"]
+
+#: Keys of a checkpoint under which the names and the fingerprint of the frozen weights lie.
+FROZEN_BASE, FROZEN_FINGERPRINT = "frozen_base", "frozen_fingerprint"
 
 
 @dataclass
@@ -29,13 +32,16 @@ class Schedule:
     """How the learning rate moves, stepped every optimiser step.
 
     Attributes:
-        name: of a transformers schedule that needs no more than the two lengths ("constant",
-            "constant_with_warmup", "linear", "cosine").
+        name: of a transformers schedule that needs no more than the two lengths.
         warmup: fraction of all steps over which the rate rises from zero.
     """
 
-    name: str = "constant"
+    name: ScheduleName = "constant"
     warmup: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup <= 1:
+            raise UserError(f"schedule.warmup is {self.warmup}; choose a fraction from 0 to 1")
 
 
 class Learner(L.LightningModule):
@@ -51,6 +57,9 @@ class Learner(L.LightningModule):
 
     #: Record types a training sample may have (Pair, Triplet, TextPair); none: training-free.
     train_record: ClassVar[type | tuple[type, ...]] = ()
+    #: Arguments that say how it learns: an evaluation need not repeat the checkpoint's. Dotted
+    #: where only a part of an argument is meant.
+    learning_arguments: ClassVar[frozenset[str]] = frozenset({"optimizer", "schedule"})
     #: Kinds of benchmark queries it answers; none: it is not evaluated by retrieval.
     query_kinds: ClassVar[frozenset[QueryKind]] = frozenset()
 
@@ -77,6 +86,11 @@ class Learner(L.LightningModule):
     def frozen_base(self) -> dict[str, str]:
         """Names of the pretrained weights that checkpoints do not hold, by role."""
         return {}
+
+    def frozen_fingerprint(self) -> str:
+        """Short hash of all weights that checkpoints do not hold."""
+        learned = self.learned_names()
+        return fingerprint((n, value) for n, value in self.state_dict().items() if n not in learned)
 
     # ---- Lightning ----------------------------------------------------------------------
 
@@ -129,6 +143,7 @@ class Learner(L.LightningModule):
             name: value for name, value in checkpoint["state_dict"].items() if name in learned
         }
         checkpoint[FROZEN_BASE] = self.frozen_base()
+        checkpoint[FROZEN_FINGERPRINT] = self.frozen_fingerprint()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.check_learned(checkpoint, source="the checkpoint")
@@ -159,6 +174,13 @@ class Learner(L.LightningModule):
                 f"{source} is of another architecture: {len(wrong)} weights do not fit "
                 f"{type(self).__name__} as configured, {wrong[0]!r} first; use the configuration "
                 "that it was trained with"
+            )
+        made_on, present = checkpoint.get(FROZEN_FINGERPRINT), self.frozen_fingerprint()
+        if made_on not in (None, present):
+            names = " and ".join(sorted(base.values())) or "the frozen weights"
+            raise UserError(
+                f"{source} was trained on other weights by the name of {names} (fingerprint "
+                f"{made_on}, now {present}); bring those back, or train anew on the present ones"
             )
 
 

@@ -16,6 +16,8 @@ CONFIG: dict[str, Any] = {
     "model": {
         "class_path": "lightning_modules.CoLLM",
         "init_args": {
+            "clip": "zoo:tiny_clip",
+            "llm": {"name": "zoo:tiny_llm", "attention": "sdpa"},
             "loss": {"init_args": {"temperature": 0.07}},
             "optimizer": {"init_args": {"lr": 0.1}},
         },
@@ -38,7 +40,10 @@ def changed(key: str, value: Any) -> dict[str, Any]:
 
 
 DECISIVE = [
-    ("model.init_args.loss.init_args.temperature", 0.9, True, True),
+    ("model.init_args.clip", "zoo:other", True, True),
+    ("model.init_args.llm.name", "zoo:other", True, True),
+    ("model.init_args.llm.attention", "eager", True, False),
+    ("model.init_args.loss.init_args.temperature", 0.9, True, False),
     ("model.init_args.optimizer.init_args.lr", 0.2, True, False),
     ("data.init_args.batch_size", 16, True, False),
     ("data.init_args.eval_batch_size", 16, False, False),

@@ -66,7 +66,17 @@ def refused(caplog: pytest.LogCaptureFixture, config: Path, *options: str) -> st
             {"data": {"init_args": {"benchmarks": []}}},
             rf"monitors val/{BENCHMARK}/recall_at_10, but the benchmarks of this run are none",
         ),
+        (
+            {"best_checkpoint": {"init_args": {"monitor": f"val/{BENCHMARK}/recall_at_3"}}},
+            rf"the metrics of {BENCHMARK} are .*recall_at_1",
+        ),
         ({"data": {"init_args": {"batch_size": 4096}}}, r"less than one batch of 4096"),
+        ({"data": {"init_args": {"eval_batch_size": 0}}}, r"eval_batch_size is 0; set it to 1"),
+        ({"model": {"init_args": {"schedule": {"name": "cosin"}}}}, r"schedule\.name is cosin,"),
+        ({"model": {"init_args": {"schedule": {"warmup": 5}}}}, r"schedule\.warmup is 5"),
+        ({"trainer": {"strategy": "dpp"}}, r"strategy is 'dpp'.*did you mean ddp\?"),
+        ({"trainer": {"accelerator": "tcu"}}, r"accelerator is 'tcu', which does not exist"),
+        ({"trainer": {"devices": "abc"}}, r"devices is 'abc'; give their number"),
         ({"trainer": {"logger": "${oc.env:NO_SUCH_VARIABLE}"}}, r"needs .* NO_SUCH_VARIABLE"),
     ],
 )

@@ -102,6 +102,12 @@ class Benchmark(ABC):
     def score(self, ranks: TargetRanks) -> dict[str, float]:
         """Metrics of some or all queries, as fractions, e.g. {"recall_at_10": 0.42}."""
 
+    def metric_names(self) -> list[str]:
+        """What `score` returns for this benchmark, told by a made-up ranking of one query."""
+        query = self.queries[0]
+        ranks = torch.arange(1, len(query.targets) + 1)[None]
+        return sorted(self.score(TargetRanks(ranks, ranks if query.subset else None)))
+
     def protocol(self) -> Protocol:
         """The identity of this evaluation."""
         return Protocol(

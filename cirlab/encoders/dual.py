@@ -6,7 +6,6 @@ transformers' BLIP, and the zoo. A method sees only `DualEncoder`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -256,22 +255,6 @@ def load_dual_encoder(name: str, pretrained: str | None = None) -> DualEncoder:
     if name.startswith(BLIP_PREFIX):
         return BlipEncoder(name.removeprefix(BLIP_PREFIX))
     return OpenClipEncoder(name, pretrained=pretrained)
-
-
-def fingerprint(module: nn.Module, values: int = 64) -> str:
-    """Short hash that tells two sets of weights apart without reading all of them.
-
-    Args:
-        module: any module; trainable or not does not matter.
-        values: evenly spaced values that are read of each tensor.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        flat = tensor.detach().reshape(-1)
-        picked = flat[:: max(1, len(flat) // values)][:values].float().cpu()
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(picked.numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _require_open_clip_folder(folder: Path, load_weights: bool) -> None:

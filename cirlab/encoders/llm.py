@@ -21,6 +21,8 @@ IMAGE_PLACEHOLDER = "<|cirlab image|>"
 LENGTH_GROUPS = 4
 
 Pooling = Literal["last", "mean"]
+Dtype = Literal["float32", "bfloat16", "float16", "auto"]
+Attention = Literal["sdpa", "flash_attention_2", "eager"]
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,8 @@ class EmbeddingLLM(nn.Module):
         lora: adapters; None trains all weights, unless `frozen`.
         four_bit: 4-bit base weights.
         frozen: train nothing of it.
-        dtype: of the base weights, e.g. "bfloat16"; "auto" keeps the file's.
-        attention: transformers' attention implementation ("sdpa", "flash_attention_2", "eager").
+        dtype: of the base weights; "auto" keeps the file's.
+        attention: transformers' implementation of it.
         pooling: "last" takes the last real token under either padding side; "mean" averages.
         max_length: longest text in tokens.
         device: where 4-bit weights are placed; other weights are moved by the trainer.
@@ -84,8 +86,8 @@ class EmbeddingLLM(nn.Module):
         lora: Lora | None = None,
         four_bit: FourBit | None = None,
         frozen: bool = False,
-        dtype: str = "float32",
-        attention: str = "sdpa",
+        dtype: Dtype = "float32",
+        attention: Attention = "sdpa",
         pooling: Pooling = "last",
         max_length: int = 512,
         device: torch.device | None = None,

@@ -200,6 +200,10 @@ def test_a_checkpoint_of_another_base_or_architecture_is_refused(folders: dict[s
         module.on_load_checkpoint(checkpoint | {"state_dict": fewer})
     with pytest.raises(UserError, match="another architecture"):
         make(folders, lora=Lora(rank=4, alpha=2)).on_load_checkpoint(checkpoint)
+    with torch.no_grad():
+        next(p for p in module.llm.parameters() if not p.requires_grad).add_(1.0)
+    with pytest.raises(UserError, match=r"other weights by the name of .*fingerprint"):
+        module.on_load_checkpoint(checkpoint)
 
 
 def test_fine_tuning_starts_from_a_pretrained_checkpoint(
