@@ -150,8 +150,9 @@ class EmbeddingLLM(nn.Module):
         # The placeholder's id lies outside the embedding matrix.
         embedded = embed(input_ids.masked_fill(is_image, 0))
         if visual_tokens is not None:
-            embedded = embedded.masked_scatter(
-                is_image[..., None], visual_tokens.to(embedded.dtype)
+            # By position: the backward pass of `masked_scatter` reads the whole mask.
+            embedded = embedded.index_put(
+                is_image.nonzero(as_tuple=True), visual_tokens.to(embedded.dtype)
             )
         order = attention_mask.sum(dim=1).argsort()
         groups = order.chunk(min(LENGTH_GROUPS, len(order)))
