@@ -19,7 +19,9 @@ from typing import Any, NoReturn
 import lightning as L
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.strategies import StrategyRegistry
 from rich.console import Console
 
 from cirlab.checkpoint_config import CONFIG, check_config, read_metadata
@@ -31,7 +33,7 @@ from cirlab.configuration import (
     with_base,
 )
 from cirlab.cpu import affordable_precision, tune_for_cpu
-from cirlab.devices import check_devices, runs_on_cpu
+from cirlab.devices import check_devices, check_name, runs_on_cpu
 from cirlab.errors import UserError
 from cirlab.explain import explain
 from cirlab.references import RawConfig, check_references, read_config
@@ -153,7 +155,10 @@ class RetrievalCLI(LightningCLI):
         config = self.config[self.subcommand]
         plain = plain_config(self._parser(self.subcommand), config)
         check_references(self.files, plain)
-        check_devices(config.trainer.accelerator, config.trainer.devices, config.trainer.strategy)
+        trainer = config.trainer
+        check_name("accelerator", trainer.accelerator, AcceleratorRegistry.available_accelerators())
+        check_name("strategy", trainer.strategy, StrategyRegistry.available_strategies())
+        check_devices(trainer.accelerator, trainer.devices)
         if runs_on_cpu(config.trainer.accelerator):
             config.trainer.precision = affordable_precision(str(config.trainer.precision))
             tune_for_cpu(config.trainer.precision)

@@ -9,28 +9,22 @@ from difflib import get_close_matches
 from typing import Any
 
 import torch
-from lightning.pytorch.accelerators import AcceleratorRegistry
-from lightning.pytorch.strategies import StrategyRegistry
 
 from cirlab.errors import UserError
 
 GPU_NAMES = ("cuda", "gpu")
 
 
-def check_devices(accelerator: str, devices: int | str | list[int], strategy: Any = "auto") -> None:
-    """Refuse devices that this machine lacks, and names that Lightning does not know.
+def check_devices(accelerator: str, devices: int | str | list[int]) -> None:
+    """Refuse devices that this machine lacks.
 
     Args:
         accelerator: of the trainer; "auto" takes CUDA devices if there are any.
         devices: their number, "auto" or -1 for all, or a list of their positions.
-        strategy: of the trainer; an object instead of a name is taken as it is.
 
     Raises:
         UserError: it names what was asked for and what there is.
     """
-    _check_name("accelerator", accelerator, AcceleratorRegistry.available_accelerators())
-    if isinstance(strategy, str):
-        _check_name("strategy", strategy, StrategyRegistry.available_strategies())
     if not _countable(devices):
         raise UserError(
             f"trainer.devices is {devices!r}; give their number, auto, or a list of positions"
@@ -63,7 +57,19 @@ def runs_on_cpu(accelerator: str) -> bool:
     return accelerator == "cpu"
 
 
-def _check_name(key: str, name: str, known: Iterable[str]) -> None:
+def check_name(key: str, name: Any, known: Iterable[str]) -> None:
+    """Refuse a name that the trainer would not know.
+
+    Args:
+        key: of the trainer.
+        name: as configured; an object instead of a name is taken as it is.
+        known: the names there are, beside "auto".
+
+    Raises:
+        UserError: it names the nearest one, or all.
+    """
+    if not isinstance(name, str):
+        return
     names = sorted({"auto", *known})
     if name not in (*names, *GPU_NAMES):
         close = get_close_matches(name, names, n=1)
