@@ -14,9 +14,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from cirlab.distributed import gather, gather_with_grad
+from cirlab.distributed import gather, gather_with_grad, rank
 from cirlab.errors import UserError
-from cirlab.records import Image
+from cirlab.records import Image, Triplet
 
 
 class ContrastiveLoss(nn.Module):
@@ -27,9 +27,9 @@ class ContrastiveLoss(nn.Module):
     `w_ij = N_i exp(beta s_ij) / sum_k exp(beta s_ik)`, where the sum runs over the N_i negatives
     and s is already divided by the temperature; positives count with `alpha`.
 
-    Several targets may carry the id of an anchor's own target (a batch that holds an image
-    twice). They are all positives: the loss is the mean of their log-likelihoods, as in BLIP's
-    id-aware targets (Li et al., 2022).
+    Several targets of a batch may be correct for one query: an image that the batch holds twice,
+    or any of the query's own further targets. They are all positives: the loss is the mean of
+    their log-likelihoods, as in BLIP's id-aware targets (Li et al., 2022).
 
     Args:
         temperature: divides cosine similarities (unitless). CoLLM does not print its own; 0.07
@@ -74,7 +74,8 @@ class ContrastiveLoss(nn.Module):
         Args:
             queries: unit vectors. Shape (B, D).
             targets: unit vectors of their targets, row by row. Shape (B, D).
-            target_ids: equal for equal targets. Shape (B,), int64.
+            target_ids: ids of the targets, shape (B,), or of all that are correct for each query,
+                that of its row in `targets` first and repeated as padding, shape (B, C). int64.
             negatives: further gallery vectors to tell the targets from (the reference images
                 of composed queries). Shape (N, D).
             negative_ids: their ids: where one equals a query's target it is a positive.
@@ -82,23 +83,27 @@ class ContrastiveLoss(nn.Module):
             temperature: overrides the fixed one, where it is learned. Shape (1,).
         """
         tau = self.temperature if temperature is None else temperature
-        all_targets, all_ids = gather_with_grad(targets), gather(target_ids)
-        pool, pool_ids = all_targets, all_ids
+        correct = target_ids if target_ids.ndim == 2 else target_ids[:, None]
+        pool, pool_ids = gather_with_grad(targets), gather(correct[:, 0])
+        positive = _contains(correct, pool_ids)
+        extra = torch.zeros_like(positive[:, :0])
         if negatives is not None and negative_ids is not None:
             pool = torch.cat([pool, gather_with_grad(negatives)])
-            pool_ids = torch.cat([pool_ids, gather(negative_ids)])
-        loss = self._one_way(queries @ pool.T / tau, target_ids, pool_ids)
+            extra = _contains(correct, gather(negative_ids))
+        loss = self._one_way(queries @ pool.T / tau, torch.cat([positive, extra], dim=1))
         if self.symmetric:
             scores = targets @ gather_with_grad(queries).T / tau
-            loss = loss + self._one_way(scores, target_ids, all_ids)
+            loss = loss + self._one_way(scores, _of_own_targets(positive))
         return loss
 
-    def _one_way(
-        self, scores: torch.Tensor, ids: torch.Tensor, pool_ids: torch.Tensor
-    ) -> torch.Tensor:
-        """Mean over anchors; `scores` (B, M) are divided by the temperature."""
+    def _one_way(self, scores: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
+        """Mean over anchors.
+
+        Args:
+            scores: divided by the temperature. Shape (B, M).
+            positive: which of them are to be high. Shape (B, M), bool.
+        """
         scores = scores.float()
-        positive = ids[:, None] == pool_ids[None, :]
         log_weights = self._log_weights(scores.detach(), positive)
         log_normaliser = torch.logsumexp(scores + log_weights, dim=1, keepdim=True)
         log_likelihood = (scores - log_normaliser).masked_fill(~positive, 0.0)
@@ -116,7 +121,39 @@ class ContrastiveLoss(nn.Module):
         return torch.where(positive, log_alpha, log_weights)
 
 
+def _contains(correct: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Which of the ids (M,) are among each query's correct ones (B, C). Shape (B, M), bool."""
+    found = correct[:, :1] == ids
+    for column in correct[:, 1:].unbind(dim=1):
+        found |= column[:, None] == ids
+    return found
+
+
+def _of_own_targets(positive: torch.Tensor) -> torch.Tensor:
+    """Which queries of all processes this process's targets are correct for.
+
+    Args:
+        positive: which targets of all processes are correct for its queries. Shape (B, M).
+    """
+    size = len(positive)
+    # Collectives of some backends do not take booleans.
+    everyone = gather(positive.to(torch.uint8)).bool()
+    return everyone[:, rank() * size : (rank() + 1) * size].T
+
+
+def target_ids(triplets: Sequence[Triplet]) -> torch.Tensor:
+    """Ids of the correct targets of each query, the one drawn first. Shape (B, C), int64."""
+    names = [(triplet.target.id, *triplet.also_correct) for triplet in triplets]
+    width = max(map(len, names))
+    padded = [row + row[:1] * (width - len(row)) for row in names]
+    return torch.tensor([[_number(name) for name in row] for row in padded])
+
+
 def image_ids(images: Sequence[Image]) -> torch.Tensor:
     """Ids as numbers that agree between processes, for id-aware positives. Shape (B,), int64."""
+    return torch.tensor([_number(image.id) for image in images])
+
+
+def _number(name: str) -> int:
     # Python's own hash differs from process to process.
-    return torch.tensor([zlib.crc32(image.id.encode()) for image in images])
+    return zlib.crc32(name.encode())

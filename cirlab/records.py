@@ -103,12 +103,14 @@ class Triplet:
         texts: one or several short modification texts that may be combined (MTCIR has
             about five per pair; CoLLM section 4).
         target_caption: a caption of the target where the data has one (InstructCIR).
+        also_correct: ids of further correct targets, which are no negatives of this query.
     """
 
     reference: Image
     texts: tuple[str, ...]
     target: Image
     target_caption: str | None = None
+    also_correct: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -177,9 +177,11 @@ class FolderRecords:
     def _triplet(self, folder: Folder, row: Row, key: SampleKey) -> Triplet:
         parsed = composed_row(row)
         target = parsed.targets[generator_for(self.seed, key).integers(len(parsed.targets))]
+        others = [folder.image(path).id for path in parsed.targets if path != target]
         return Triplet(
             reference=folder.image(parsed.reference),
             texts=parsed.texts,
             target=folder.image(target),
+            also_correct=tuple(others),
             tags=parsed.tags,
         )

@@ -36,7 +36,7 @@ from cirlab.encoders.llm import (
 )
 from cirlab.errors import UserError
 from cirlab.feature_cache import FeatureCache
-from cirlab.losses import ContrastiveLoss, image_ids
+from cirlab.losses import ContrastiveLoss, image_ids, target_ids
 from cirlab.records import Image, Pair, Query, Triplet
 from lightning_modules.base import RetrievalModule
 from lightning_modules.frozen_features import frozen_features
@@ -399,7 +399,7 @@ class TrainCollator:
             "reference": self.images([t.reference for t in triplets]),
             "reference_ids": image_ids([t.reference for t in triplets]),
             "image": self.images([t.target for t in triplets]),
-            "ids": image_ids([t.target for t in triplets]),
+            "ids": target_ids(triplets),
             "query": self.words([self.template(image=True, text=text) for text in texts]),
         }
 

@@ -10,7 +10,7 @@ from cirlab.cpu import affordable_precision
     ("unit", "asked", "taken"),
     [
         ("amx_bf16", "bf16-mixed", "bf16-mixed"),
-        ("avx512_bf16", "bf16-mixed", "bf16-mixed"),
+        ("avx512_bf16", "bf16-mixed", "32-true"),
         ("bf16", "bf16-mixed", "bf16-mixed"),
         ("avx2", "bf16-mixed", "32-true"),
         ("avx2", "bf16-true", "bf16-true"),

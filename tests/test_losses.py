@@ -9,8 +9,8 @@ import torch
 from torch.nn.functional import cross_entropy, normalize
 
 from cirlab.errors import UserError
-from cirlab.losses import ContrastiveLoss, image_ids
-from cirlab.records import EncodedImage
+from cirlab.losses import ContrastiveLoss, image_ids, target_ids
+from cirlab.records import EncodedImage, Triplet
 
 
 def unit(rows: int, dim: int = 16, seed: int = 0) -> torch.Tensor:
@@ -49,6 +49,31 @@ def test_equals_the_written_formula(alpha: float, beta: float, ids: list[int]) -
     expected = naive_one_way(queries, targets, ids, ids, 0.2, alpha, beta)
     expected += naive_one_way(targets, queries, ids, ids, 0.2, alpha, beta)
     assert loss(queries, targets, torch.tensor(ids)).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_every_correct_target_is_a_positive_both_ways() -> None:
+    queries, targets, extra = unit(4, seed=1), unit(4, seed=2), unit(2, seed=3)
+    # Query 0 is also answered by target 2 and by the second extra; query 3 by target 1.
+    correct = torch.tensor([[10, 12, 21], [11, 11, 11], [12, 12, 12], [13, 11, 99]])
+    got = ContrastiveLoss(temperature=0.2)(queries, targets, correct, extra, torch.tensor([20, 21]))
+    of_queries = [[0, 2, 5], [1], [2], [3, 1]]
+    of_targets = [[0], [1, 3], [2, 0], [3]]
+    expected = 0.0
+    for anchors, pool, positives in (
+        (queries, torch.cat([targets, extra]), of_queries),
+        (targets, queries, of_targets),
+    ):
+        logs = (anchors @ pool.T / 0.2).log_softmax(dim=1)
+        expected -= sum(logs[i, own].mean().item() for i, own in enumerate(positives)) / 4
+    assert got.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_ids_of_triplets_hold_the_drawn_target_first_and_all_others() -> None:
+    images = [EncodedImage(id=name, data=b"") for name in "abc"]
+    several = Triplet(images[0], ("x",), images[1], also_correct=("a", "c"))
+    one = Triplet(images[0], ("x",), images[2])
+    a, b, c = image_ids(images).tolist()
+    assert target_ids([several, one]).tolist() == [[b, a, c], [c, c, c]]
 
 
 def test_beta_zero_with_distinct_ids_is_symmetric_infonce() -> None:

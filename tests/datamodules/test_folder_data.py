@@ -48,6 +48,7 @@ def test_a_triplets_target_is_drawn_anew_each_epoch_from_its_key(tmp_path: Path)
         assert triplet.texts == ("brighter than 2",)
         assert triplet.tags == {"category": "even"}
         drawn.add(triplet.target.id)
+        assert sorted((triplet.target.id, *triplet.also_correct)) == sorted(names[3:6])
     assert drawn == set(names[3:6])
     other_seed = folder_data(tmp_path, "triplets", seed=1).train_dataset()
     keys = [SampleKey(epoch, 2) for epoch in range(30)]

@@ -16,16 +16,18 @@ BATCH, DIM = 6, 5
 
 
 def contrastive_batch() -> dict[str, Tensor]:
-    """A batch of 2 x 6 queries, with targets that occur twice, within and across processes."""
+    """A batch of 2 x 6 queries, some with several targets, within and across processes."""
     generator = torch.Generator().manual_seed(0)
     total = BATCH * WORLD
     ids = torch.arange(total)
     ids[1], ids[BATCH] = ids[0], ids[3]
+    correct = ids[:, None].repeat(1, 2)
+    correct[2, 1], correct[4, 1] = ids[7], ids[0]
     return {
         "queries": torch.randn(total, DIM, generator=generator),
         "targets": torch.randn(total, DIM, generator=generator),
         "negatives": torch.randn(total, DIM, generator=generator),
-        "target_ids": ids,
+        "target_ids": correct,
         "negative_ids": torch.arange(total) + 100,
     }
 
