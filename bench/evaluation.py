@@ -109,7 +109,7 @@ def by_counting(queries: int) -> Outcome:
 
     with PeakMemory() as peak:
         time = seconds(evaluate)
-    ranks, best = results[0]
+    ranks, best, _ = results[0]
     return Outcome(time, peak.grown_mib, ranks.targets[:, 0], best.scores)
 
 

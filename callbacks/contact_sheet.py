@@ -12,12 +12,16 @@ from cirlab import sheet
 from cirlab.benchmarks.base import Benchmark
 from cirlab.errors import UserError
 from cirlab.evaluation import Ranking
+from cirlab.records import Image
 
 FOLDER = "contact_sheets"
 
+#: Most images found that a row shows; submissions rank more.
+COLUMNS = 10
+
 
 class ContactSheet(L.Callback):
-    """Draws `<log dir>/contact_sheets/<benchmark>.png` after every evaluation.
+    """Draws `<log dir>/contact_sheets/<benchmark>.png` after every evaluation of images.
 
     A row shows a query, its target, and the best images with the targets among them framed.
     Half of the rows are hits and half are misses, as far as there are enough of both. The run
@@ -53,7 +57,8 @@ class ContactSheet(L.Callback):
         folder = Path(trainer.log_dir or trainer.default_root_dir) / FOLDER
         benchmarks = {b.name: b for b in trainer.datamodule.benchmarks}  # type: ignore[attr-defined]
         for name, ranking in _rankings(trainer).items():
-            self._draw(benchmarks[name], ranking, folder / f"{name.replace('/', '_')}.png")
+            if isinstance(benchmarks[name].gallery[0], Image):
+                self._draw(benchmarks[name], ranking, folder / f"{name.replace('/', '_')}.png")
 
     def _draw(self, benchmark: Benchmark, ranking: Ranking, path: Path) -> None:
         """Write one sheet; an interrupted or failed write leaves the previous one whole."""
@@ -77,8 +82,9 @@ def choose(ranking: Ranking, count: int, seed: int) -> list[int]:
     order = list(range(len(ranking.queries)))
     random.Random(seed).shuffle(order)
     ranks = ranking.ranks.tolist()
-    hits = [row for row in order if ranks[row] <= ranking.images.shape[1]]
-    misses = [row for row in order if ranks[row] > ranking.images.shape[1]]
+    shown = min(COLUMNS, ranking.images.shape[1])
+    hits = [row for row in order if ranks[row] <= shown]
+    misses = [row for row in order if ranks[row] > shown]
     wanted = max(count // 2, count - len(misses))
     chosen = hits[:wanted]
     chosen += misses[: count - len(chosen)]
@@ -87,15 +93,23 @@ def choose(ranking: Ranking, count: int, seed: int) -> list[int]:
 
 def _row(benchmark: Benchmark, ranking: Ranking, row: int) -> sheet.Row:
     query = benchmark.queries[ranking.queries[row]]
-    found = [benchmark.gallery[i] for i in ranking.images[row].tolist() if i >= 0]
+    places = ranking.images[row, :COLUMNS].tolist()
+    found = [_image(benchmark, place) for place in places if place >= 0]
+    target = int(ranking.targets[row])
     return sheet.Row(
         image=query.image.load() if query.image else None,
         text=query.text,
-        target=benchmark.gallery[int(ranking.targets[row])].load(),
+        target=_image(benchmark, target).load() if target >= 0 else None,
         found=[image.load() for image in found],
         correct=[image.id in query.targets for image in found],
         rank=int(ranking.ranks[row]),
     )
+
+
+def _image(benchmark: Benchmark, place: int) -> Image:
+    item = benchmark.gallery[place]
+    assert isinstance(item, Image)  # galleries of captions are not drawn
+    return item
 
 
 def _has_rankings(trainer: L.Trainer) -> bool:

@@ -140,7 +140,7 @@ class RetrievalEvaluation(L.Callback):
     def _gather(self, benchmarks: list[Benchmark]) -> dict[str, Encoded]:
         """All vectors of every gallery and query set, on rank 0; elsewhere nothing."""
         sizes = {_key("gallery", b.gallery_id): len(b.gallery) for b in benchmarks}
-        sizes |= {_key("queries", b.name): len(b.queries) for b in benchmarks}
+        sizes |= {_key("queries", b.name): len(b.asked()) for b in benchmarks}
         encoded = {}
         for key, size in sizes.items():
             batches = self._batches.pop(key)
@@ -184,7 +184,8 @@ def _flat(results: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _key(kind: str, source: str) -> str:
-    return f"{kind}/{source}"
+    """Images and captions of a gallery are one thing here."""
+    return f"{'queries' if kind == 'queries' else 'gallery'}/{source}"
 
 
 def _benchmarks(trainer: L.Trainer) -> list[Benchmark]:

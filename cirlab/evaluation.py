@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cirlab.benchmarks.base import Benchmark, breakdown_rows
+from cirlab.benchmarks.base import Benchmark, TargetRanks
 from cirlab.errors import UserError
-from cirlab.index import GalleryIndex
+from cirlab.index import GalleryIndex, Ranked
 from cirlab.metrics import best_ranks
-from cirlab.records import Image, Query
+from cirlab.records import Item, Query
 
 #: Encoded parts of a composed query that are ranked beside it.
 PARTS = ("image_only", "text_only")
@@ -49,15 +49,17 @@ class Ranking:
         queries: positions in `Benchmark.queries` of the Q queries that were ranked.
         images: positions in `Benchmark.gallery`, best first, -1 where there are fewer than k
             images. Shape (Q, k), int64.
-        targets: positions in `Benchmark.gallery` of their principal readable targets.
-            Shape (Q,), int64.
-        ranks: rank of the best target. Shape (Q,), int64.
+        targets: positions in `Benchmark.gallery` of their principal readable targets, -1 where
+            answers are held back. Shape (Q,), int64.
+        ranks: rank of the best target, 0 where answers are held back. Shape (Q,), int64.
+        subset: the best of each query's subset; None without subsets. Shape (Q, S), int64.
     """
 
     queries: tuple[int, ...]
     images: Tensor
     targets: Tensor
     ranks: Tensor
+    subset: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,10 @@ class Evaluation:
 
 
 class Gallery:
-    """The readable images of a gallery, indexed once per space of vectors.
+    """The readable items of a gallery, indexed once per space of vectors.
 
     Args:
-        images: all of them.
+        items: all of them.
         encoded: their vectors.
         factory: a FAISS index, see `GalleryIndex`.
 
@@ -80,10 +82,10 @@ class Gallery:
         UserError: see `GalleryIndex`.
     """
 
-    def __init__(self, images: Sequence[Image], encoded: Encoded, factory: str = "Flat") -> None:
+    def __init__(self, items: Sequence[Item], encoded: Encoded, factory: str = "Flat") -> None:
         self.rows = encoded.valid.nonzero().flatten()
         self.size = len(encoded.valid)
-        ids = [images[row].id for row in self.rows.tolist()]
+        ids = [items[row].id for row in self.rows.tolist()]
         self.indexes = {
             name: GalleryIndex(ids, encoded.kept(name), factory=factory) for name in encoded.vectors
         }
@@ -117,30 +119,78 @@ def evaluate(
     Raises:
         UserError: NaN vectors, queries that break a rule, or no query left.
     """
+    encoded = averaged(encoded, benchmark.wordings)
     queries, rows = _rankable(benchmark, gallery, encoded.valid)
     vectors = {name: rows_of[rows] for name, rows_of in encoded.vectors.items()}
-    ranks, top = gallery.main.rank(vectors["query"], queries, k=top_k)
+    ranked = gallery.main.rank(vectors["query"], queries, k=max(top_k, benchmark.list_size))
     unreadable = int((~encoded.valid).sum()) + gallery.size - len(gallery.rows)
     results = {
         "protocol": _protocol(benchmark, gallery, vectors["query"]) | {"queries": len(queries)},
-        "metrics": benchmark.score(ranks),
+        **_scores(benchmark, gallery, vectors, queries, ranked.ranks),
+        "skipped_images": unreadable,
+    }
+    return Evaluation(results, _ranking(benchmark, gallery, ranked, queries, rows))
+
+
+def _scores(
+    benchmark: Benchmark,
+    gallery: Gallery,
+    vectors: Mapping[str, Tensor],
+    queries: Sequence[Query],
+    ranks: TargetRanks,
+) -> dict[str, Any]:
+    if not benchmark.answered:
+        return {"metrics": {}, "baselines": {}, "breakdown": {}}
+    return {
+        "metrics": benchmark.metrics(ranks, queries),
         "baselines": {
-            name: benchmark.score(gallery.baseline.target_ranks(part, queries))
+            name: benchmark.metrics(gallery.baseline.target_ranks(part, queries), queries)
             for name, part in baselines(vectors).items()
         },
         "breakdown": {
-            tag: {
-                value: benchmark.score(ranks.select(group))
-                for value, group in breakdown_rows(queries, tag).items()
-            }
-            for tag in benchmark.breakdowns
+            tag: benchmark.breakdown(ranks, queries, tag) for tag in benchmark.breakdowns
         },
-        "skipped_images": unreadable,
     }
-    images = torch.where(top.positions < 0, -1, gallery.rows[top.positions.clamp(min=0)])
-    targets = gallery.rows[[gallery.main.position[query.targets[0]] for query in queries]]
-    ranking = Ranking(tuple(rows), images, targets, ranks=best_ranks(ranks.targets))
-    return Evaluation(results, ranking)
+
+
+def _ranking(
+    benchmark: Benchmark,
+    gallery: Gallery,
+    ranked: Ranked,
+    queries: Sequence[Query],
+    rows: Sequence[int],
+) -> Ranking:
+    def in_benchmark(positions: Tensor) -> Tensor:
+        return torch.where(positions < 0, -1, gallery.rows[positions.clamp(min=0)])
+
+    targets, ranks = torch.full((len(queries),), -1), torch.zeros(len(queries), dtype=torch.long)
+    if benchmark.answered:
+        targets = gallery.rows[[gallery.main.position[query.targets[0]] for query in queries]]
+        ranks = best_ranks(ranked.ranks.targets)
+    subset = ranked.best_in_subset
+    return Ranking(
+        queries=tuple(rows),
+        images=in_benchmark(ranked.best.positions),
+        targets=targets,
+        ranks=ranks,
+        subset=None if subset is None else in_benchmark(subset.positions),
+    )
+
+
+def averaged(encoded: Encoded, wordings: int) -> Encoded:
+    """One vector for each query that was asked in several wordings, consecutive rows.
+
+    The mean of their unit vectors, as for prompt ensembles of CLIP (Radford et al., 2021).
+    """
+    if wordings == 1:
+        return encoded
+
+    def mean(rows: Tensor) -> Tensor:
+        units = torch.nn.functional.normalize(rows.float(), dim=1)
+        return torch.nn.functional.normalize(units.unflatten(0, (-1, wordings)).mean(dim=1), dim=1)
+
+    valid = encoded.valid.unflatten(0, (-1, wordings)).all(dim=1)
+    return Encoded({name: mean(rows) for name, rows in encoded.vectors.items()}, valid)
 
 
 def baselines(vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -191,4 +241,5 @@ def without(query: Query, missing: frozenset[str]) -> Query | None:
         if (ids := getattr(query, name)) is not None
     }
     within = left.get("subset", left["targets"])
-    return dataclasses.replace(query, **left) if set(left["targets"]) & set(within) else None
+    answerable = not query.targets or set(left["targets"]) & set(within)
+    return dataclasses.replace(query, **left) if answerable else None

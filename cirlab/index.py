@@ -8,9 +8,10 @@ comparisons; nothing is sorted and nothing larger than the block is kept.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from typing import NamedTuple
 
 import faiss
 import torch
@@ -33,10 +34,27 @@ from cirlab.ranking import (
 )
 from cirlab.records import Query
 
-__all__ = ["APPROXIMATE_DEPTH", "TIE_TOLERANCE", "GalleryIndex", "SearchResult"]
+__all__ = ["APPROXIMATE_DEPTH", "TIE_TOLERANCE", "GalleryIndex", "Ranked", "SearchResult"]
 
 #: How many images of an approximate index are searched for a query's targets.
 APPROXIMATE_DEPTH = 1000
+
+#: Ranks (B, T) and best images of some queries, from their vectors (B, D), positions and k.
+_Rank = Callable[[Tensor, Positions, int], tuple[Tensor, SearchResult]]
+
+
+class Ranked(NamedTuple):
+    """What ranking some queries gives.
+
+    Attributes:
+        ranks: of their targets.
+        best: the best images of every query.
+        best_in_subset: the images of each query's subset in order; None without subsets.
+    """
+
+    ranks: TargetRanks
+    best: SearchResult
+    best_in_subset: SearchResult | None
 
 
 class GalleryIndex:
@@ -141,11 +159,9 @@ class GalleryIndex:
 
     def target_ranks(self, vectors: Tensor, queries: Sequence[Query]) -> TargetRanks:
         """Pessimistic ranks of all targets, see `rank`."""
-        return self.rank(vectors, queries, k=0)[0]
+        return self.rank(vectors, queries, k=0).ranks
 
-    def rank(
-        self, vectors: Tensor, queries: Sequence[Query], k: int
-    ) -> tuple[TargetRanks, SearchResult]:
+    def rank(self, vectors: Tensor, queries: Sequence[Query], k: int) -> Ranked:
         """Pessimistic ranks of all targets, and the k best images, in one pass.
 
         Excluded images do not count; a query with candidates is ranked within them
@@ -167,24 +183,47 @@ class GalleryIndex:
         with full_precision():
             ranks, best = self._rank(vectors, known, k)
             if known.subsets is None:
-                return TargetRanks(ranks), best
-            within, _ = self._rank(vectors, known._replace(pools=known.subsets), k=0)
-            return TargetRanks(ranks, subset=within), best
+                return Ranked(TargetRanks(ranks), best, None)
+            size = known.subsets.shape[1]
+            within, order = self._rank(vectors, known.in_subsets(), k=size)
+            return Ranked(TargetRanks(ranks, subset=within), best, order)
 
     def _rank(self, vectors: Tensor, known: Positions, k: int) -> tuple[Tensor, SearchResult]:
         """Ranks (Q, T) and best images, each query in its pool if it has one."""
         queries, k = len(vectors), min(k, len(self))
         ranks = torch.zeros_like(known.targets)
         best = SearchResult(torch.full((queries, k), -1), torch.full((queries, k), -torch.inf))
-        has_pool = (known.pools >= 0).any(dim=1)
-        rank_free = self._rank_gallery if self.is_exact else self._rank_found
-        for rows, rank in ((has_pool, self._rank_pools), (~has_pool, rank_free)):
-            for block in self._blocks(rows.nonzero().flatten(), known, rank == self._rank_pools):
-                ranks[block], found = rank(vectors[block], known.select(block), k)
-                width = found.positions.shape[1]
-                best.positions[block, :width] = found.positions
-                best.scores[block, :width] = found.scores
+        for block, rank in self._plan(known):
+            ranks[block], found = rank(vectors[block], known.select(block), k)
+            width = found.positions.shape[1]
+            best.positions[block, :width] = found.positions
+            best.scores[block, :width] = found.scores
         return ranks, best
+
+    def _plan(self, known: Positions) -> Iterator[tuple[Tensor, _Rank]]:
+        """Query rows in blocks that fit the memory, each with the way to rank it."""
+        free = known.pool_of < 0
+        uses = known.pool_of.clamp(min=0).bincount(weights=(~free).float())
+        alone = ~free & (uses[known.pool_of.clamp(min=0)] == 1)
+        # Floats per query: scores with their comparisons; in pools also the table in which
+        # targets and exclusions are found, and the gathered vectors.
+        table = known.targets.shape[1] + known.exclude.shape[1]
+        in_pool = known.pools.shape[1] * (table + 4)
+        gathered = in_pool + known.pools.shape[1] * self.vectors.shape[1]
+        if self.is_exact:
+            yield from self._blocks(free, 2 * len(self), self._rank_gallery)
+        else:
+            yield from self._blocks(free, APPROXIMATE_DEPTH * (table + 8), self._rank_found)
+        yield from self._blocks(alone, gathered, self._rank_own_pools)
+        for pool in (uses > 1).nonzero().flatten().tolist():
+            yield from self._blocks(known.pool_of == pool, in_pool, self._rank_shared_pool)
+
+    def _blocks(self, rows: Tensor, floats: int, rank: _Rank) -> Iterator[tuple[Tensor, _Rank]]:
+        """Cut the chosen rows (Q,), bool, of which each needs so many floats."""
+        chosen = rows.nonzero().flatten()
+        if len(chosen):
+            for block in chosen.split(max(1, (self.memory_mib << 18) // floats)):
+                yield block, rank
 
     def _rank_gallery(
         self, vectors: Tensor, known: Positions, k: int
@@ -194,29 +233,26 @@ class GalleryIndex:
         best = best_columns(scores, k)
         return pessimistic_ranks(scores, known.targets), best
 
-    def _rank_pools(self, vectors: Tensor, known: Positions, k: int) -> tuple[Tensor, SearchResult]:
-        pools = known.pools.sort(dim=1).values
+    def _rank_own_pools(
+        self, vectors: Tensor, known: Positions, k: int
+    ) -> tuple[Tensor, SearchResult]:
+        pools = known.pools[known.pool_of].sort(dim=1).values
         scores = torch.einsum("qcd,qd->qc", self.vectors[pools.clamp(min=0)], vectors)
         return rank_within(scores, pools, known, k)
+
+    def _rank_shared_pool(
+        self, vectors: Tensor, known: Positions, k: int
+    ) -> tuple[Tensor, SearchResult]:
+        pool = known.pools[known.pool_of[0]].sort().values
+        pool = pool[pool >= 0]
+        scores = vectors @ self.vectors[pool].T
+        return rank_within(scores, pool.expand(len(vectors), -1), known, k)
 
     def _rank_found(self, vectors: Tensor, known: Positions, k: int) -> tuple[Tensor, SearchResult]:
         found = self._search(vectors, APPROXIMATE_DEPTH, known.exclude)
         ranks, best = rank_within(found.scores, found.positions, known, k)
         missed = (known.targets >= 0) & (ranks == 0)
         return ranks.masked_fill(missed, len(self) + 1), best
-
-    def _blocks(self, rows: Tensor, known: Positions, in_pools: bool) -> tuple[Tensor, ...]:
-        """Cut query rows (R,) so that what a block computes fits the memory."""
-        if not len(rows):
-            return ()
-        # Floats per query: scores with their comparisons; in pools also the gathered vectors
-        # and the table in which targets and exclusions are found.
-        table = known.targets.shape[1] + known.exclude.shape[1]
-        if in_pools:
-            floats = known.pools.shape[1] * (self.vectors.shape[1] + table + 4)
-        else:
-            floats = 2 * len(self) if self.is_exact else APPROXIMATE_DEPTH * (table + 8)
-        return rows.split(max(1, (self.memory_mib << 18) // floats))
 
 
 @contextmanager

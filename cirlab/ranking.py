@@ -37,19 +37,31 @@ class Positions(NamedTuple):
     Attributes:
         targets: shape (Q, T), int64.
         exclude: shape (Q, E), int64.
-        pools: each query's own candidates; a row of -1 ranks the gallery. Shape (Q, C), int64.
+        pools: the different sets of candidates that queries have. Shape (P, C), int64.
+        pool_of: which of them is a query's own; -1 ranks the whole gallery. Shape (Q,), int64.
         subsets: each query's look-alike group; None without. Shape (Q, S), int64.
     """
 
     targets: Tensor
     exclude: Tensor
     pools: Tensor
+    pool_of: Tensor
     subsets: Tensor | None
 
     def select(self, rows: Tensor) -> Positions:
         """The positions of some queries only. Shape of `rows` (R,), int64."""
         subsets = None if self.subsets is None else self.subsets[rows]
-        return Positions(self.targets[rows], self.exclude[rows], self.pools[rows], subsets)
+        return self._replace(
+            targets=self.targets[rows],
+            exclude=self.exclude[rows],
+            pool_of=self.pool_of[rows],
+            subsets=subsets,
+        )
+
+    def in_subsets(self) -> Positions:
+        """The same queries with their subsets as their candidates."""
+        assert self.subsets is not None
+        return self._replace(pools=self.subsets, pool_of=torch.arange(len(self.subsets)))
 
 
 def locate(queries: Sequence[Query], position: Mapping[str, int]) -> Positions:
@@ -61,18 +73,23 @@ def locate(queries: Sequence[Query], position: Mapping[str, int]) -> Positions:
 
     Raises:
         UserError: an id that is not in the gallery; a target that is repeated, excluded, or
-            outside its query's candidates; a query without target, or without one in its
-            subset; subsets in some of the queries only.
+            outside its query's candidates; a query without target while others have one, or
+            without one in its subset; subsets in some of the queries only.
     """
     if not queries:
         raise UserError("there are no queries to rank")
-    for query in queries:
-        _check_rules(query)
+    if any(query.targets for query in queries):
+        for query in queries:
+            _check_rules(query)
     names = [query.id for query in queries]
+    # Queries of one category share their candidates, thousands of them.
+    owner = {query.candidates: query.id for query in queries if query.candidates}
+    number = {candidates: row for row, candidates in enumerate(owner)}
     return Positions(
         targets=lookup([q.targets for q in queries], position, names, role="target"),
         exclude=lookup([q.exclude for q in queries], position, names, role="excluded image"),
-        pools=lookup([q.candidates or () for q in queries], position, names, role="candidate"),
+        pools=lookup(list(owner), position, list(owner.values()), role="candidate"),
+        pool_of=torch.tensor([number.get(q.candidates or (), -1) for q in queries]),
         subsets=_subsets(queries, position),
     )
 

@@ -88,6 +88,18 @@ def _decode(data: bytes, *, name: str) -> PIL.Image.Image:
 
 
 @dataclass(frozen=True)
+class Caption:
+    """A text of a gallery, where images look for their captions."""
+
+    id: str
+    text: str
+
+
+#: What a gallery holds.
+Item = Image | Caption
+
+
+@dataclass(frozen=True)
 class Pair:
     """An image and what people said of it (image-caption data, CoLLM section 3)."""
 
@@ -135,12 +147,16 @@ class Query:
         id: unique within the benchmark.
         text: the query's words; empty for a query by image alone.
         image: the reference image, if the query has one.
-        targets: ids of all correct gallery images, the principal one first.
+        rounds: of a dialogue, what it began with and one text for each round, "question? answer";
+            `text` is what the benchmark makes of them.
+        targets: ids of all correct gallery images, the principal one first; none where the
+            benchmark's answers are held back.
         exclude: ids that are never ranked for this query (the reference, where the protocol
             removes it). Exclusion is by id, never by position.
         candidates: ids of the query's own gallery (GeneCIS, COCO-Facet); None ranks the
             whole gallery.
         subset: ids of a look-alike group that is ranked in addition (CIRR's R_subset).
+        prompt: what the gallery's images are to be looked at for, by methods that can.
         tags: what results are broken down by (category, style, facet, round ...).
     """
 
@@ -151,5 +167,6 @@ class Query:
     exclude: tuple[str, ...] = ()
     candidates: tuple[str, ...] | None = None
     subset: tuple[str, ...] | None = None
+    rounds: tuple[str, ...] = ()
     prompt: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)

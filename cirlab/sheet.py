@@ -26,15 +26,15 @@ class Row:
     Attributes:
         image: the reference image, if the query has one.
         text: its words.
-        target: the principal target.
+        target: the principal target; None where answers are held back.
         found: the best images, best first.
         correct: for each of them, whether it is a target.
-        rank: of the best target.
+        rank: of the best target; 0 where answers are held back.
     """
 
     image: PIL.Image.Image | None
     text: str
-    target: PIL.Image.Image
+    target: PIL.Image.Image | None
     found: Sequence[PIL.Image.Image]
     correct: Sequence[bool]
     rank: int
@@ -86,10 +86,11 @@ def _draw_row(
         _paste(sheet, row.image, left["query"], top)
     lines = _wrapped(row.text, pen, font)
     pen.text((left["text"], top), "\n".join(lines), fill=_INK, font=font, spacing=3)
-    verdict = _HIT if row.rank <= len(row.found) else _MISS
-    where = (left["text"], top + THUMB - _LINE)
-    pen.text(where, f"best target: rank {row.rank:,}", fill=verdict, font=font)
-    _paste(sheet, row.target, left["target"], top, frame=_HIT)
+    if row.target is not None:
+        verdict = _HIT if row.rank <= len(row.found) else _MISS
+        where = (left["text"], top + THUMB - _LINE)
+        pen.text(where, f"best target: rank {row.rank:,}", fill=verdict, font=font)
+        _paste(sheet, row.target, left["target"], top, frame=_HIT)
     for i, (image, is_target) in enumerate(zip(row.found, row.correct, strict=True)):
         _paste(sheet, image, left[str(i + 1)], top, frame=_HIT if is_target else None)
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from cirlab.benchmarks.base import Benchmark
 from cirlab.errors import UserError
-from cirlab.records import Image, Query
+from cirlab.records import Caption, Item, Query
 from datamodules.checks import (
     check_files,
     check_filled,
@@ -27,6 +27,8 @@ from datamodules.checks import (
     image_files,
 )
 from datamodules.loading import (
+    BatchKind,
+    CaptionReader,
     EvalCollator,
     EvalSamples,
     TrainCollator,
@@ -42,7 +44,7 @@ class RetrievalData(L.LightningDataModule):
 
     Training batches are the dict of the method's `train_collator` plus `skipped`, the names of
     broken images. Evaluation loaders are a dict: `gallery/<gallery id>` once for each distinct
-    gallery, then `queries/<benchmark>`; their batches hold `kind` ("gallery" or "queries"),
+    gallery, then `queries/<benchmark>`; their batches hold `kind` (see `loading.BatchKind`),
     `source` (gallery id or benchmark name), `index` (B,) int64, `valid` (B,) bool, `skipped`
     and `inputs`. Under several processes all get the same number of batches: the padding
     repeats items, which are dropped by index after gathering.
@@ -134,12 +136,15 @@ class RetrievalData(L.LightningDataModule):
         for benchmark in self.benchmarks:
             key, source = f"gallery/{benchmark.gallery_id}", benchmark.gallery_id
             if key not in loaders:
-                collate = EvalCollator(images, kind="gallery", source=source, seed=self.seed)
+                of_texts = isinstance(benchmark.gallery[0], Caption)
+                kind: BatchKind = "captions" if of_texts else "gallery"
+                read = CaptionReader(queries) if of_texts else images
+                collate = EvalCollator(read, kind=kind, source=source, seed=self.seed)
                 loaders[key] = self._eval_loader(benchmark.gallery, collate)
         for benchmark in self.benchmarks:
             key, source = f"queries/{benchmark.name}", benchmark.name
             collate = EvalCollator(queries, kind="queries", source=source, seed=self.seed)
-            loaders[key] = self._eval_loader(benchmark.queries, collate)
+            loaders[key] = self._eval_loader(benchmark.asked(), collate)
         return loaders
 
     def test_dataloader(self) -> dict[str, DataLoader[Any]]:
@@ -175,7 +180,7 @@ class RetrievalData(L.LightningDataModule):
         }
 
     def _eval_loader(
-        self, items: Sequence[Image] | Sequence[Query], collate: EvalCollator
+        self, items: Sequence[Item] | Sequence[Query], collate: EvalCollator
     ) -> DataLoader[Any]:
         rank, replicas = self._place()
         samples = EvalSamples(items, on_error=self.on_error)

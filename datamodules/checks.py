@@ -87,6 +87,11 @@ def check_filled(benchmark: Benchmark) -> None:
             f"benchmark {benchmark.name!r} has no queries; give it at least one, or remove it "
             "from data.init_args.benchmarks"
         )
+    if benchmark.answered and not any(query.targets for query in benchmark.queries):
+        raise UserError(
+            f"no query of benchmark {benchmark.name!r} has a target; evaluate a split whose "
+            "answers are public"
+        )
 
 
 def check_files(images: Sequence[FileImage]) -> None:

@@ -11,6 +11,7 @@ import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -20,10 +21,12 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import Dataset
 
 from cirlab.errors import UserError
-from cirlab.records import DecodedImage, Image, Query, SampleKey
+from cirlab.records import Caption, DecodedImage, Image, Item, Query, SampleKey
 
 R = TypeVar("R")
 OnError = Literal["raise", "skip"]
+#: What a batch of an evaluation holds: a gallery's images, a gallery's texts, or queries.
+BatchKind = Literal["gallery", "captions", "queries"]
 Collate = Callable[[Sequence[Any]], Mapping[str, Any]]
 
 #: Broken records in a row after which a data set counts as broken altogether.
@@ -51,10 +54,10 @@ class Sample(NamedTuple):
 
 
 class EvalSample(NamedTuple):
-    """A gallery image or query, its position, and its image's name if that is broken."""
+    """A gallery item or query, its position, and its image's name if that is broken."""
 
     position: int
-    item: Image | Query
+    item: Item | Query
     broken: str | None
 
 
@@ -177,7 +180,7 @@ class EvalSamples(Dataset[EvalSample]):
     With `on_error="skip"` a broken image becomes a black one and is named.
     """
 
-    def __init__(self, items: Sequence[Image] | Sequence[Query], *, on_error: OnError) -> None:
+    def __init__(self, items: Sequence[Item] | Sequence[Query], *, on_error: OnError) -> None:
         self.items = items
         self.on_error = on_error
 
@@ -194,12 +197,27 @@ class EvalSamples(Dataset[EvalSample]):
             return EvalSample(index, _blank(item), str(error))
 
 
-def _blank(item: Image | Query) -> Image | Query:
+def _blank(item: Item | Query) -> Item | Query:
     black = PIL.Image.new("RGB", (224, 224))
     if isinstance(item, Image):
         return DecodedImage(id=item.id, pixels=black)
-    assert item.image is not None  # only a query with an image can have a broken one
+    # Only a query with an image can have a broken one.
+    assert isinstance(item, Query) and item.image is not None
     return dataclasses.replace(item, image=DecodedImage(id=item.image.id, pixels=black))
+
+
+@dataclass(frozen=True)
+class CaptionReader:
+    """A gallery's texts, read as text queries are.
+
+    Args:
+        collate: a method's `query_collator()`.
+    """
+
+    collate: Collate
+
+    def __call__(self, captions: Sequence[Caption]) -> Mapping[str, Any]:
+        return self.collate([Query(id=c.id, text=c.text, targets=()) for c in captions])
 
 
 class EvalCollator:
@@ -213,9 +231,7 @@ class EvalCollator:
             the training that it interrupts as it was.
     """
 
-    def __init__(
-        self, collate: Collate, *, kind: Literal["gallery", "queries"], source: str, seed: int
-    ) -> None:
+    def __init__(self, collate: Collate, *, kind: BatchKind, source: str, seed: int) -> None:
         self.collate = collate
         self.seed = seed
         self.kind = kind

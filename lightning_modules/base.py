@@ -20,7 +20,7 @@ class RetrievalModule(Learner):
 
     Batches: training batches come from `train_collator`. Evaluation batches are made by the
     data module around `image_collator` and `query_collator` and hold
-    `kind` ("gallery" or "queries"), `source` (gallery id or benchmark name),
+    `kind` ("gallery", "captions" or "queries"), `source` (gallery id or benchmark name),
     `index` (B,) positions in the dataset, `valid` (B,) and `inputs`.
     """
 
@@ -69,6 +69,8 @@ class RetrievalModule(Learner):
             vectors = {"gallery": self.encode_images(inputs, prompt=batch.get("prompt"))}
             baseline = self.encode_baseline_gallery(inputs)
             return vectors if baseline is None else vectors | {"baseline": baseline}
+        if batch["kind"] == "captions":
+            return {"gallery": self.encode_queries(inputs)}
         return {"query": self.encode_queries(inputs)} | self.encode_baselines(inputs)
 
     def test_step(

@@ -84,7 +84,7 @@ class CLIP(RetrievalModule):
     """
 
     train_record = Pair
-    query_kinds = frozenset({"text", "composed"})
+    query_kinds = frozenset({"text", "image", "composed", "dialogue"})
     learning_arguments = RetrievalModule.learning_arguments | {"export_to", "cache_features"}
 
     def __init__(
@@ -167,11 +167,11 @@ class CLIP(RetrievalModule):
 
     # ---- training -----------------------------------------------------------------------
 
-    def on_fit_start(self) -> None:
+    def train_collator(self) -> Callable[[Sequence[Pair]], Inputs]:
+        # Earlier than on_fit_start: Lightning builds the training loader when it counts the
+        # steps for the schedule.
         if self.cache_features and self.cache is None:
             self.cache = frozen_features(self, self._encoder)
-
-    def train_collator(self) -> Callable[[Sequence[Pair]], Inputs]:
         return TrainCollator(self._reader)
 
     def losses(self, batch: Inputs) -> dict[str, torch.Tensor]:
@@ -198,14 +198,16 @@ class CLIP(RetrievalModule):
         return self._encoder.embed_images(inputs)
 
     def encode_queries(self, inputs: Inputs) -> torch.Tensor:
-        """Text queries by their text; composed ones by the sum of image and text."""
-        texts = self._encoder.encode_texts(inputs["text"])
-        if "image" not in inputs:
-            return texts
-        return normalize(texts + self._encoder.embed_images(inputs["image"]), dim=-1)
+        """Queries by their text, by their image, or by the sum of both."""
+        parts = []
+        if "text" in inputs:
+            parts.append(self._encoder.encode_texts(inputs["text"]))
+        if "image" in inputs:
+            parts.append(self._encoder.embed_images(inputs["image"]))
+        return parts[0] if len(parts) == 1 else normalize(parts[0] + parts[1], dim=-1)
 
     def encode_baselines(self, inputs: Inputs) -> dict[str, torch.Tensor]:
-        if "image" not in inputs:
+        if not {"image", "text"} <= inputs.keys():
             return {}
         return {
             "image_only": self._encoder.embed_images(inputs["image"]),

@@ -154,7 +154,7 @@ class CoLLM(RetrievalModule):
     """
 
     train_record = (Pair, Triplet)
-    query_kinds = frozenset({"composed", "text"})
+    query_kinds = frozenset({"composed", "text", "dialogue"})
     learning_arguments = RetrievalModule.learning_arguments | {
         "loss",
         "synthesis",
@@ -256,11 +256,11 @@ class CoLLM(RetrievalModule):
 
     # ---- training -----------------------------------------------------------------------
 
-    def on_fit_start(self) -> None:
+    def train_collator(self) -> Callable[[Sequence[Any]], Inputs]:
+        # Earlier than on_fit_start: Lightning builds the training loader when it counts the
+        # steps for the schedule.
         if self.cache_features and self.cache is None:
             self.cache = frozen_features(self, self._clip)
-
-    def train_collator(self) -> Callable[[Sequence[Any]], Inputs]:
         return TrainCollator(self._reader, self.llm.processor, self.template, self.texts)
 
     def negatives_per_query(self, global_batch: int) -> int:
@@ -354,7 +354,7 @@ class CoLLM(RetrievalModule):
         return self._compose(inputs["query"], reference)
 
     def encode_baselines(self, inputs: Inputs) -> dict[str, torch.Tensor]:
-        if "image" not in inputs:
+        if not {"image", "text"} <= inputs.keys():
             return {}
         with adapters_disabled(self._clip):
             return {

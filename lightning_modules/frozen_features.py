@@ -70,7 +70,7 @@ def _images(data: Any) -> list[Image]:
         )
     images = list(listed())
     for benchmark in data.benchmarks:
-        images += benchmark.gallery
+        images += [item for item in benchmark.gallery if isinstance(item, Image)]
         images += [query.image for query in benchmark.queries if query.image is not None]
     # The same file may be in training data and a gallery under different ids.
     return list({getattr(image, "path", image.id): image for image in images}.values())

@@ -76,13 +76,52 @@ def test_ranks_equal_brute_force(seed: int, memory_mib: int) -> None:
         assert ranks.subset[row].tolist() == within
 
 
+@pytest.mark.parametrize("memory_mib", [0, 256])
+def test_a_pool_that_queries_share_is_ranked_as_their_own(memory_mib: int) -> None:
+    names = ids(300)
+    gallery, vectors = unit(300, 8), unit(12, 8, seed=1)
+    pools = [tuple(names[:100]), tuple(names[40:200]), None, tuple(names[5:15])]
+    queries = [
+        Query(
+            id=f"q{row}",
+            text="",
+            targets=(names[50 + row],) if row % 4 < 3 else (names[9],),
+            exclude=(names[80 - row],),
+            candidates=pools[row % 4],
+        )
+        for row in range(12)
+    ]
+    index = GalleryIndex(names, gallery, memory_mib=memory_mib)
+    ranks, best, _ = index.rank(vectors, queries, k=20)
+    for row, query in enumerate(queries):
+        alone = index.rank(vectors[row : row + 1], [query], k=20)
+        assert ranks.targets[row].tolist() == alone.ranks.targets[0].tolist()
+        assert best.positions[row].tolist() == alone.best.positions[0].tolist()
+        pool = list(query.candidates or names)
+        naive = naive_ranks(vectors[row] @ gallery.T, query, pool, names, 1)
+        assert ranks.targets[row].tolist() == naive
+
+
+def test_queries_without_known_answers_are_ranked() -> None:
+    names = ids(30)
+    queries = [Query(id="q", text="", targets=(), exclude=(names[3],), subset=tuple(names[:5]))]
+    ranked = GalleryIndex(names, unit(30, 8)).rank(unit(1, 8, seed=1), queries, k=10)
+    scores = unit(30, 8) @ unit(1, 8, seed=1)[0]
+    order = [i for i in scores.argsort(descending=True).tolist() if i != 3]
+    assert ranked.ranks.targets.shape == (1, 0)
+    assert ranked.best.positions[0].tolist() == order[:10]
+    assert ranked.best_in_subset is not None
+    inside = [i for i in order if i < 5]
+    assert ranked.best_in_subset.positions[0].tolist() == [*inside, -1]
+
+
 def test_blocks_of_one_query_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     gallery, vectors = unit(50, 8), unit(20, 8, seed=1)
     queries = some_queries(20, pool=50, seed=0, candidates=True, subset=True)
     index = GalleryIndex(ids(50), gallery)
-    whole, best = index.rank(vectors, queries, k=7)
+    whole, best, _ = index.rank(vectors, queries, k=7)
     monkeypatch.setattr(index, "memory_mib", 0)
-    pieces, best_pieces = index.rank(vectors, queries, k=7)
+    pieces, best_pieces, _ = index.rank(vectors, queries, k=7)
     assert torch.equal(whole.targets, pieces.targets)
     assert torch.equal(best.positions, best_pieces.positions)
 
@@ -124,11 +163,11 @@ def test_training_precision_does_not_reach_the_scores() -> None:
     gallery, vectors = unit(3000, 256), unit(500, 256, seed=1)
     queries = [Query(id=str(i), text="", targets=(f"image{i}",)) for i in range(500)]
     index = GalleryIndex(ids(3000), gallery)
-    ranks, best = index.rank(vectors, queries, k=5)
+    ranks, best, _ = index.rank(vectors, queries, k=5)
     torch.set_float32_matmul_precision("medium")
     try:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            again, best_again = index.rank(vectors, queries, k=5)
+            again, best_again, _ = index.rank(vectors, queries, k=5)
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
@@ -144,7 +183,7 @@ def test_best_images_equal_a_stable_sort(k: int) -> None:
     names, gallery, vectors = ids(60), unit(60, 8), unit(30, 8, seed=1)
     gallery[40:50] = gallery[10:20]
     queries = some_queries(30, pool=60, seed=2, candidates=True)
-    best = GalleryIndex(names, gallery).rank(vectors, queries, k=k)[1]
+    best = GalleryIndex(names, gallery).rank(vectors, queries, k=k).best
     assert best.positions.shape == (30, min(k, 60))
     for row, query in enumerate(queries):
         pool = [i for i in range(60) if names[i] in (query.candidates or names)]
@@ -167,7 +206,7 @@ def test_equal_scores_are_listed_by_position_even_at_the_cut(k: int) -> None:
     index = GalleryIndex(ids(1000), gallery)
     ranking = sorted(set(range(1000)) - {3, 8}, key=lambda i: (kinds[i].item(), i))
     direction = torch.tensor([[1.0, 0.0]])
-    best = index.rank(direction, [query], k=k)[1].positions[0]
+    best = index.rank(direction, [query], k=k).best.positions[0]
     assert best[: len(ranking)].tolist() == ranking[:k]
     found = index.search(direction, k, [query.exclude]).positions[0]
     assert found[: len(ranking)].tolist() == ranking[:k]
@@ -184,7 +223,7 @@ def test_search_equals_the_ranking() -> None:
     gallery, vectors = unit(200, 16), unit(50, 16, seed=1)
     queries = some_queries(50, pool=200, seed=0)
     index = GalleryIndex(ids(200), gallery)
-    best = index.rank(vectors, queries, k=10)[1]
+    best = index.rank(vectors, queries, k=10).best
     found = index.search(vectors, 10, [query.exclude for query in queries])
     assert torch.equal(found.positions, best.positions)
     assert torch.allclose(found.scores, best.scores, atol=1e-6)
@@ -216,8 +255,8 @@ def test_approximate_ranks_equal_exact_ones_when_nothing_is_missed() -> None:
     probing_all = GalleryIndex(ids(400), gallery, factory="IVF8,Flat;nprobe=8")
     assert not probing_all.is_exact
     assert probing_all.recall_against_flat(vectors) == 1.0
-    ours, best = probing_all.rank(vectors, queries, k=5)
-    truth, best_truth = exact.rank(vectors, queries, k=5)
+    ours, best, _ = probing_all.rank(vectors, queries, k=5)
+    truth, best_truth, _ = exact.rank(vectors, queries, k=5)
     assert torch.equal(ours.targets, truth.targets)
     assert ours.subset is not None and truth.subset is not None
     assert torch.equal(ours.subset, truth.subset)

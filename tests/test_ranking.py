@@ -11,14 +11,17 @@ from cirlab.records import Query
 
 POSITION = {name: i for i, name in enumerate("abcdef")}
 QUERY = Query(id="q7", text="", targets=("b", "c"), exclude=("a",))
+OTHER = Query(id="q8", text="", targets=("b",))
 
 
 def test_ids_become_positions() -> None:
     other = Query(id="q8", text="", targets=("f",), candidates=("e", "f", "a"))
-    known = locate([QUERY, other], POSITION)
-    assert known.targets.tolist() == [[1, 2], [5, -1]]
-    assert known.exclude.tolist() == [[0], [-1]]
-    assert known.pools.tolist() == [[-1, -1, -1], [4, 5, 0]]
+    shared = dataclasses.replace(other, id="q9")
+    known = locate([QUERY, other, shared], POSITION)
+    assert known.targets.tolist() == [[1, 2], [5, -1], [5, -1]]
+    assert known.exclude.tolist() == [[0], [-1], [-1]]
+    assert known.pools.tolist() == [[4, 5, 0]]
+    assert known.pool_of.tolist() == [-1, 0, 0]
     assert known.subsets is None
 
 
@@ -38,7 +41,15 @@ def test_ids_become_positions() -> None:
 )
 def test_rules_that_no_ranking_could_serve_are_refused(change: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        locate([dataclasses.replace(QUERY, **change)], POSITION)
+        subset = ("a", "b") if "subset" in change else None
+        other = dataclasses.replace(OTHER, subset=subset)
+        locate([dataclasses.replace(QUERY, **change), other], POSITION)
+
+
+def test_answers_may_be_held_back_for_all_queries() -> None:
+    known = locate([dataclasses.replace(QUERY, targets=(), subset=("a", "b"))], POSITION)
+    assert known.targets.shape == (1, 0)
+    assert known.subsets is not None and known.subsets.tolist() == [[0, 1]]
 
 
 def test_subsets_are_for_all_queries_or_none() -> None:

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from cirlab.records import Image, Query
+from cirlab.records import Caption, Item, Query
 
 QueryKind = Literal["text", "composed", "image", "dialogue"]
 
@@ -24,7 +24,7 @@ class Protocol:
     """What makes two numbers comparable. It is stored and printed with every result.
 
     Attributes:
-        pool_size: images in the gallery that queries are ranked against.
+        pool_size: items of the gallery that queries are ranked against.
         exclusion: which images are removed before ranking, by id.
         query_template: how a query's words become the text a model reads.
         tie_rule: "pessimistic": a target ranks after everything that scores as high, up to
@@ -76,19 +76,37 @@ class Benchmark(ABC):
     """
 
     kind: ClassVar[QueryKind]
-    #: Tags by which the retrieval callback breaks the metrics down.
+    #: Tags by which the metrics are broken down.
     breakdowns: ClassVar[tuple[str, ...]] = ()
-    exclusion: ClassVar[str] = "none"
+    #: Tag over whose values metrics are averaged as well, as `macro_<metric>`.
+    average_over: ClassVar[str | None] = None
+    exclusion: str = "none"
+    #: Length of the rankings that a submission needs.
+    list_size: int = 0
+    #: False for test splits whose answers a server keeps: queries are ranked, not scored.
+    answered: bool = True
 
     name: str
     query_template: str = "{text}"
-    gallery: Sequence[Image]
+    gallery: Sequence[Item]
     queries: Sequence[Query]
 
     @property
     def gallery_id(self) -> str:
         """Benchmarks with an equal gallery id share one encoding of it."""
         return self.name
+
+    @property
+    def wordings(self) -> int:
+        """In how many wordings each query is asked."""
+        return 1
+
+    def asked(self) -> Sequence[Query]:
+        """What is encoded: the `wordings` of the first query, of the second, and so on.
+
+        Their unit vectors are averaged, so that ranking sees one vector for each query.
+        """
+        return self.queries
 
     @abstractmethod
     def setup(self) -> None:
@@ -99,14 +117,40 @@ class Benchmark(ABC):
         """
 
     @abstractmethod
-    def score(self, ranks: TargetRanks) -> dict[str, float]:
-        """Metrics of some or all queries, as fractions, e.g. {"recall_at_10": 0.42}."""
+    def score(self, ranks: TargetRanks, queries: Sequence[Query]) -> dict[str, float]:
+        """Metrics of some or all queries, as fractions, e.g. {"recall_at_10": 0.42}.
+
+        Args:
+            ranks: of the targets of these queries, row by row.
+            queries: Q of them, in the benchmark's order.
+        """
+
+    def metrics(self, ranks: TargetRanks, queries: Sequence[Query]) -> dict[str, float]:
+        """`score`, with averages over the values of the tag `average_over`."""
+        found = self.score(ranks, queries)
+        if self.average_over is None:
+            return found
+        groups = list(self.breakdown(ranks, queries, self.average_over).values())
+        macro = {f"macro_{name}": sum(g[name] for g in groups) / len(groups) for name in found}
+        return found | macro
+
+    def breakdown(
+        self, ranks: TargetRanks, queries: Sequence[Query], tag: str
+    ) -> dict[str, dict[str, float]]:
+        """`score` of the queries that share a value of one tag, by value."""
+        return {
+            value: self.score(ranks.select(rows), [queries[row] for row in rows])
+            for value, rows in breakdown_rows(queries, tag).items()
+        }
 
     def metric_names(self) -> list[str]:
-        """What `score` returns for this benchmark, told by a made-up ranking of one query."""
-        query = self.queries[0]
-        ranks = torch.arange(1, len(query.targets) + 1)[None]
-        return sorted(self.score(TargetRanks(ranks, ranks if query.subset else None)))
+        """What `metrics` returns for this benchmark, told by made-up ranks; none if unanswered."""
+        if not self.answered:
+            return []
+        width = max(len(query.targets) for query in self.queries)
+        ranks = torch.arange(1, width + 1).expand(len(self.queries), width)
+        subset = ranks if self.queries[0].subset else None
+        return sorted(self.metrics(TargetRanks(ranks, subset), self.queries))
 
     def protocol(self) -> Protocol:
         """The identity of this evaluation."""
@@ -122,8 +166,9 @@ class Benchmark(ABC):
     def checksum(self) -> str:
         """Short hash over everything that decides a rank besides the embeddings."""
         digest = hashlib.sha256()
-        for image in self.gallery:
-            digest.update(f"{image.id}\n".encode())
+        for item in self.gallery:
+            text = f"\t{item.text}" if isinstance(item, Caption) else ""
+            digest.update(f"{item.id}{text}\n".encode())
         for q in self.queries:
             reference = q.image.id if q.image else ""
             row = (q.id, q.text, reference, q.targets, q.exclude, q.candidates, q.subset, q.prompt)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -61,7 +61,7 @@ class FolderComposed(_FolderBenchmark):
         rule = f"the reference and {rule}" if self.exclude_reference else rule
         return replace(super().protocol(), exclusion=rule)
 
-    def score(self, ranks: TargetRanks) -> dict[str, float]:
+    def score(self, ranks: TargetRanks, queries: Sequence[Query]) -> dict[str, float]:
         """Recall@1/5/10/50 of any target, and mAP@5/10 over all of them."""
         found = recalls(ranks.targets, (1, 5, 10, 50))
         return found | mean_average_precisions(ranks.targets, (5, 10))
@@ -140,7 +140,7 @@ class FolderTextToImage(_FolderBenchmark):
         super().__init__(root, split, name)
         self.captions = captions
 
-    def score(self, ranks: TargetRanks) -> dict[str, float]:
+    def score(self, ranks: TargetRanks, queries: Sequence[Query]) -> dict[str, float]:
         """Recall@1/5/10."""
         return recalls(ranks.targets, (1, 5, 10))
 

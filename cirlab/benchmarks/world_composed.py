@@ -96,7 +96,7 @@ class WorldComposed(Benchmark):
             draft.query(by_signature[draft.target.scene.signature()]) for draft in drafts
         ]
 
-    def score(self, ranks: TargetRanks) -> dict[str, float]:
+    def score(self, ranks: TargetRanks, queries: Sequence[Query]) -> dict[str, float]:
         metrics = recalls(ranks.targets, (1, 5, 10))
         if ranks.subset is not None:
             metrics |= recalls(ranks.subset, (1, 2, 3), prefix="subset_recall")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Literal
 
 from cirlab.benchmarks.base import Benchmark, TargetRanks
@@ -75,7 +76,7 @@ class WorldTextToImage(Benchmark):
             for image, text in zip(self.gallery, texts, strict=True)
         ]
 
-    def score(self, ranks: TargetRanks) -> dict[str, float]:
+    def score(self, ranks: TargetRanks, queries: Sequence[Query]) -> dict[str, float]:
         return recalls(ranks.targets, (1, 5, 10)) | {"mean_rank": mean_rank(ranks.targets)}
 
     def _query(self, image: SceneImage, text: str, equal: list[str]) -> Query:

@@ -30,12 +30,14 @@ class ImageReader:
 
 @dataclass(frozen=True)
 class DualQueryReader:
-    """Queries to {"text": tokens} and, where they have a reference image, {"image": ...}."""
+    """Queries to {"text": tokens}, {"image": ...} or both, as far as they have them."""
 
     images: ImageReader
 
     def __call__(self, queries: Sequence[Query]) -> dict[str, Any]:
-        texts = [query.text for query in queries]
-        inputs: dict[str, Any] = {"text": self.images.processor.tokenize(texts)}
-        references = [query.image for query in queries if query.image is not None]
-        return inputs | {"image": self.images(references)} if references else inputs
+        inputs: dict[str, Any] = {}
+        if any(query.text for query in queries):
+            inputs["text"] = self.images.processor.tokenize([query.text for query in queries])
+        if references := [query.image for query in queries if query.image is not None]:
+            inputs["image"] = self.images(references)
+        return inputs

@@ -178,9 +178,9 @@ def test_a_benchmark_is_cheap_until_it_is_set_up() -> None:
 
 def test_scores_come_from_ranks(root: Path) -> None:
     ranks = TargetRanks(targets=torch.tensor([[1, 0], [6, 3], [80, 11]]))
-    scores = composed(root).score(ranks)
+    scores = composed(root).score(ranks, ())
     assert scores["recall_at_1"] == pytest.approx(1 / 3)
     assert scores["recall_at_5"] == scores["recall_at_10"] == pytest.approx(2 / 3)
     assert scores["recall_at_50"] == 1.0
     assert scores["map_at_5"] == pytest.approx((1 + (1 / 3) / 2) / 3)
-    assert text_to_image(root).score(ranks)["recall_at_5"] == pytest.approx(2 / 3)
+    assert text_to_image(root).score(ranks, ())["recall_at_5"] == pytest.approx(2 / 3)

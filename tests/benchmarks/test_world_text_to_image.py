@@ -43,7 +43,7 @@ def test_splits_share_no_scene() -> None:
 
 def test_scores() -> None:
     ranks = TargetRanks(torch.tensor([[1], [6], [10], [11]]))
-    scores = made().score(ranks)
+    scores = made().score(ranks, ())
     assert scores == {
         "recall_at_1": 0.25,
         "recall_at_5": 0.25,

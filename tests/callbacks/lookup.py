@@ -52,7 +52,7 @@ class LookupBenchmark(Benchmark):
     ) -> None:
         self.name = name
         self.images = images
-        self.asked = asked
+        self.count = asked
         self.shelf = gallery
         self.broken = frozenset(broken)
 
@@ -62,9 +62,9 @@ class LookupBenchmark(Benchmark):
 
     def setup(self) -> None:
         self.gallery = [self._image(i) for i in range(self.images)]
-        self.queries = [self._query(i) for i in range(self.asked)]
+        self.queries = [self._query(i) for i in range(self.count)]
 
-    def score(self, ranks: TargetRanks) -> dict[str, float]:
+    def score(self, ranks: TargetRanks, queries: Sequence[Query]) -> dict[str, float]:
         assert ranks.subset is not None
         metrics = recalls(ranks.targets, (1, 5)) | mean_average_precisions(ranks.targets, (5,))
         metrics |= recalls(ranks.subset, (1,), prefix="subset_recall")
@@ -145,6 +145,8 @@ class LookupModule(L.LightningModule):
         names = ["query", "image_only", "text_only"][: 3 if self.parts else 1]
         if batch["kind"] == "gallery":
             names = ["gallery", "baseline"][: 2 if self.own_space else 1]
+        if batch["kind"] == "captions":
+            return {"gallery": self.get_buffer("query")[number]}
         return {name: self.get_buffer(name)[number] for name in names}
 
     def test_step(

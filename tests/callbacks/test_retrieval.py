@@ -11,6 +11,7 @@ from callbacks.retrieval import RetrievalEvaluation
 from cirlab.benchmarks.base import Benchmark
 from cirlab.errors import UserError
 from cirlab.index import GalleryIndex
+from cirlab.records import Caption, Query
 from tests.callbacks.lookup import LookupBenchmark, LookupData, LookupModule, quiet_trainer
 
 
@@ -32,7 +33,7 @@ def expected(benchmark: LookupBenchmark, query: torch.Tensor, gallery: torch.Ten
     benchmark.setup()
     names = [image.id for image in benchmark.gallery]
     ranks = GalleryIndex(names, gallery).target_ranks(query, benchmark.queries)
-    return benchmark.score(ranks)
+    return benchmark.score(ranks, benchmark.queries)
 
 
 def test_results_are_those_of_the_vectors() -> None:
@@ -186,6 +187,93 @@ def test_ranks_do_not_count_unreadable_images() -> None:
 def test_nothing_left_to_rank_is_refused() -> None:
     with pytest.raises(UserError, match="'lookup' has no query left"):
         validate(LookupBenchmark(asked=1, broken=[5]), on_error="skip")
+
+
+class Captions(LookupBenchmark):
+    """Queries look for one of the gallery's texts."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.gallery = [Caption(f"image{i}", f"text {i}") for i in range(self.images)]
+
+
+def test_a_gallery_may_hold_texts_read_as_queries_are() -> None:
+    module = LookupModule(parts=False)
+    callback, _ = validate(Captions(asked=9), module=module)
+    vectors = module.get_buffer("query")
+    benchmark = Captions(asked=9)
+    assert callback.results["lookup"]["metrics"] == expected(benchmark, vectors[:9], vectors[:23])
+
+
+class HeldBack(LookupBenchmark):
+    """Its answers are not known."""
+
+    answered = False
+    list_size = 15
+
+    def setup(self) -> None:
+        super().setup()
+        self.queries = [dataclasses.replace(query, targets=()) for query in self.queries]
+
+
+def test_a_test_split_is_ranked_but_not_scored() -> None:
+    callback, logged = validate(HeldBack())
+    results, ranking = callback.results["lookup"], callback.rankings["lookup"]
+    assert results["metrics"] == results["baselines"] == {}
+    assert results["protocol"]["queries"] == 11
+    assert ranking.images.shape == (11, 15)
+    assert ranking.subset is not None and ranking.subset.shape == (11, 4)
+    assert logged == {}
+
+
+def test_a_benchmark_without_any_target_is_refused() -> None:
+    class Emptied(HeldBack):
+        answered = True
+
+    with pytest.raises(UserError, match="no query of benchmark 'lookup' has a target"):
+        validate(Emptied())
+
+
+class TwoWordings(LookupBenchmark):
+    """Each query is asked in the words of its neighbour, too."""
+
+    @property
+    def wordings(self) -> int:
+        return 2
+
+    def asked(self) -> list[Query]:
+        other = [dataclasses.replace(q, text=f"make it number {i + 1}") for i, q in self._numbered]
+        return [query for pair in zip(self.queries, other, strict=True) for query in pair]
+
+    @property
+    def _numbered(self) -> list[tuple[int, Query]]:
+        return list(enumerate(self.queries))
+
+
+def test_wordings_of_a_query_are_averaged() -> None:
+    module = LookupModule(parts=False)
+    callback, _ = validate(TwoWordings(), module=module)
+    query, gallery = module.get_buffer("query"), module.get_buffer("gallery")
+    mean = query[:11] + query[1:12]
+    assert callback.results["lookup"]["metrics"] == expected(TwoWordings(), mean, gallery[:23])
+
+
+class Averaged(LookupBenchmark):
+    average_over = "parity"
+
+
+def test_macro_metrics_are_means_over_the_values_of_a_tag() -> None:
+    callback, logged = validate(Averaged())
+    results = callback.results["lookup"]
+    groups = results["breakdown"]["parity"].values()
+    for name in ("recall_at_5", "map_at_5"):
+        mean = sum(group[name] for group in groups) / 3
+        assert results["metrics"][f"macro_{name}"] == pytest.approx(mean)
+        assert logged[f"val/lookup/macro_{name}"] == pytest.approx(mean)
+        assert f"macro_{name}" in results["baselines"]["sum"]
+    benchmark = Averaged()
+    benchmark.setup()
+    assert benchmark.metric_names() == sorted(results["metrics"])
 
 
 # ---- Lightning ------------------------------------------------------------------------------

@@ -106,7 +106,7 @@ class ToyBenchmark(Benchmark):
     ) -> None:
         self.name = name
         self.images = images
-        self.asked = queries
+        self.count = queries
         self.files = files
 
     def setup(self) -> None:
@@ -116,9 +116,9 @@ class ToyBenchmark(Benchmark):
         ]
         if self.files:
             self.gallery = [FileImage(id=path.name, path=path) for path in self.files]
-        self.queries = [Query(id=str(i), text="?", targets=(str(i),)) for i in range(self.asked)]
+        self.queries = [Query(id=str(i), text="?", targets=(str(i),)) for i in range(self.count)]
 
-    def score(self, ranks: TargetRanks) -> dict[str, float]:
+    def score(self, ranks: TargetRanks, queries: Sequence[Query]) -> dict[str, float]:
         return {}
 
 

@@ -1,0 +1,59 @@
+"""A frozen tower runs once over the photographs of a run, and training reads what it gave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import PIL.Image
+import pytest
+import torch
+
+from datamodules import FolderData
+from lightning_modules import CoLLM
+from lightning_modules.collm import LLMSettings, Synthesis
+from tests.callbacks.lookup import quiet_trainer
+from tests.datamodules.toys import write_jsonl
+from tests.tiny import write_tiny_clip, write_tiny_llm
+
+
+class Watched(CoLLM):
+    """Keeps what training reads of the images."""
+
+    def losses(self, batch: Any) -> dict[str, torch.Tensor]:
+        self.read.append(set(batch["image"]))
+        return super().losses(batch)
+
+    read: list[set[str]]
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    root = tmp_path / "data"
+    (root / "images").mkdir(parents=True)
+    rows = []
+    for i in range(12):
+        PIL.Image.new("RGB", (40, 40), (20 * i, 255 - 20 * i, 90)).save(root / f"images/{i}.png")
+        rows.append({"image": f"images/{i}.png", "captions": ["a red circle"]})
+    write_jsonl(root / "train" / "pairs.jsonl", rows)
+    return root
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_training_reads_features_if_they_are_cached(
+    cached: bool, photographs: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    module = Watched(
+        clip=f"local-dir:{write_tiny_clip(tmp_path / 'clip')}",
+        llm=LLMSettings(str(write_tiny_llm(tmp_path / "llm"))),
+        synthesis=Synthesis(rotation=0.0),
+        cache_features=cached,
+    )
+    module.read = []
+    trainer: L.Trainer = quiet_trainer(default_root_dir=str(tmp_path), limit_val_batches=0)
+    data = FolderData(str(photographs), "pairs", batch_size=4, eval_batch_size=4, num_workers=0)
+    trainer.fit(module, datamodule=data)
+    assert module.read == [{"features"} if cached else {"pixels"}] * 3
+    assert len(list((tmp_path / "runs" / "cache").glob("*.npy"))) == cached
