@@ -110,11 +110,11 @@ class RetrievalEvaluation(L.Callback):
         benchmarks = _benchmarks(trainer)
         encoded = self._gather(benchmarks)
         self.results, self.rankings = {}, {}
-        error: UserError | None = None
+        error: UserError | RuntimeError | None = None
         if distributed.rank() == 0:
             try:
                 self._evaluate_all(benchmarks, encoded)
-            except UserError as caught:
+            except (UserError, RuntimeError) as caught:
                 # The other processes wait for results; they have to hear of this instead.
                 error = caught
         error, self.results = distributed.broadcast_object((error, self.results))
@@ -124,42 +124,44 @@ class RetrievalEvaluation(L.Callback):
             for metric, value in _flat(results).items():
                 pl_module.log(f"{stage}/{name}/{metric}", value, sync_dist=True)
 
-    def _evaluate_all(self, benchmarks: list[Benchmark], encoded: Mapping[str, Encoded]) -> None:
+    def _evaluate_all(
+        self, benchmarks: list[Benchmark], encoded: Mapping[str, dict[str, Tensor]]
+    ) -> None:
         """Fill `results` and `rankings`, indexing each gallery once."""
         galleries: dict[str, Gallery] = {}
         for benchmark in benchmarks:
-            key = benchmark.gallery_id
-            if key not in galleries:
-                vectors = encoded[_key("gallery", key)]
+            if (key := benchmark.gallery_id) not in galleries:
+                vectors = _by_index(encoded, _key("gallery", key), len(benchmark.gallery))
                 galleries[key] = Gallery(benchmark.gallery, vectors, factory=self.factory)
-            queries = encoded[_key("queries", benchmark.name)]
+            asked = len(benchmark.asked())
+            queries = _by_index(encoded, _key("queries", benchmark.name), asked)
             found = evaluate(benchmark, galleries[key], queries, top_k=self.top_k)
             self.results[benchmark.name] = found.results
             self.rankings[benchmark.name] = found.ranking
 
-    def _gather(self, benchmarks: list[Benchmark]) -> dict[str, Encoded]:
+    def _gather(self, benchmarks: list[Benchmark]) -> dict[str, dict[str, Tensor]]:
         """All vectors of every gallery and query set, on rank 0; elsewhere nothing."""
-        sizes = {_key("gallery", b.gallery_id): len(b.gallery) for b in benchmarks}
-        sizes |= {_key("queries", b.name): len(b.asked()) for b in benchmarks}
+        keys = {_key("gallery", b.gallery_id): None for b in benchmarks}
+        keys |= {_key("queries", b.name): None for b in benchmarks}
         encoded = {}
-        for key, size in sizes.items():
+        for key in keys:
             batches = self._batches.pop(key)
             gathered = {
                 name: distributed.gather_rows(torch.cat([batch[name] for batch in batches]))
                 for name in sorted(batches[0])
             }
             if distributed.rank() == 0:
-                columns = {name: rows for name, rows in gathered.items() if rows is not None}
-                encoded[key] = _by_index(columns, size, what=key)
+                encoded[key] = {n: rows for n, rows in gathered.items() if rows is not None}
         return encoded
 
 
-def _by_index(columns: dict[str, Tensor], size: int, what: str) -> Encoded:
+def _by_index(encoded: Mapping[str, dict[str, Tensor]], what: str, size: int) -> Encoded:
     """Put gathered rows in the order of the dataset, dropping what the sampler repeated.
 
     Raises:
         RuntimeError: the rows are not exactly those of the dataset.
     """
+    columns = dict(encoded[what])
     index = columns.pop("index")
     first = torch.full((size,), -1, dtype=torch.long)
     # Written backwards, the first of several copies of a row is the one that stays.

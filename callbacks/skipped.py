@@ -22,7 +22,7 @@ class SkippedImages(L.Callback):
 
     After training and after each evaluation the number of different images and the first ten
     names are logged as a warning; all names, with how often each was met, go to
-    `<log_dir>/skipped.txt`. A resumed run goes on counting.
+    `<log_dir>/skipped.txt` if there is a logger. A resumed run goes on counting.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class SkippedImages(L.Callback):
     def _tell(self, trainer: L.Trainer) -> None:
         # Both are collective, so every process takes part before any of them turns back.
         counts = sum(all_gather_object(self.met), Counter[str]())
-        folder = trainer.log_dir
+        folder = trainer.log_dir if trainer.loggers else None
         if not trainer.is_global_zero or len(counts) == self._told:
             return
         self._told = len(counts)

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+from safetensors import SafetensorError
+
 from cirlab.errors import UserError
 
 ZOO = Path(__file__).parent.parent / "zoo"
@@ -40,11 +43,11 @@ def weights_or_sentence(name: str, key: str) -> Iterator[None]:
     """
     try:
         yield
-    except UserError:
+    except (UserError, torch.OutOfMemoryError):
         raise
-    # transformers raises OSError, open_clip RuntimeError and FileNotFoundError, the hub its own
-    # types, safetensors another: all of them mean that the weights could not be read.
-    except Exception as error:
+    # transformers, open_clip and the hub raise subclasses of these; all of them mean that the
+    # weights could not be read. Anything else is a defect and keeps its traceback.
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(
             f"weights {name!r} ({key}) are neither in a local folder nor reachable on a hub: "
