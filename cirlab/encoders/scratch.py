@@ -152,10 +152,12 @@ def set_word_vectors(
         The number of words that were set.
     """
     vocabulary = tokenizer.get_vocab()
+    # In float16, in which vectors are published, their spread overflows to infinity.
+    vectors = vectors.astype(np.float32)
     spread = embedding.weight.std().item() / float(vectors.std())
     count = 0
     with torch.no_grad():
-        for word, vector in zip(words, vectors.astype(np.float32), strict=True):
+        for word, vector in zip(words, vectors, strict=True):
             row = vocabulary.get(word.lower())
             if row is not None:
                 embedding.weight[row].zero_()
