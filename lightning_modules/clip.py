@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ class ClipFromScratch:
         vocabulary: "world", or a folder of word vectors whose words are taken.
         text_transformer: configuration of a transformers text tower with its `model_type`; null
             for open_clip's own.
+        caption_files: pairs.jsonl files whose frequent words join the vocabulary.
         word_vectors: start the token embedding from the vectors of the `vocabulary` folder.
         image_weights: safetensors file of the timm trunk; null starts it at random.
         mean: of the pixels in [0, 1], a channel.
@@ -58,6 +59,7 @@ class ClipFromScratch:
     text: dict[str, Any]
     embed_dim: int = 128
     vocabulary: str = "world"
+    caption_files: list[str] = field(default_factory=list)
     text_transformer: dict[str, Any] | None = None
     word_vectors: bool = False
     image_weights: str | None = None
@@ -140,7 +142,7 @@ class CLIP(RetrievalModule):
         write_clip_folder(
             folder,
             architecture,
-            words=vocabulary_words(scratch.vocabulary),
+            words=vocabulary_words(scratch.vocabulary, scratch.caption_files),
             preprocess={"mean": scratch.mean, "std": scratch.std, "interpolation": "bicubic"},
             text_transformer=scratch.text_transformer,
         )

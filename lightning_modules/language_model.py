@@ -36,6 +36,7 @@ class EmbeddingLanguageModel(Learner):
         export_to: folder that receives the model, in transformers' layout.
         vocabulary: "world", or a folder of word vectors whose words are taken and whose vectors
             start the embedding matrix.
+        caption_files: pairs.jsonl files whose frequent words join the vocabulary.
         temperature: of the contrastive loss (unitless).
         max_length: longest text in tokens.
         optimizer: builds the optimiser from the trainable parameters.
@@ -49,6 +50,7 @@ class EmbeddingLanguageModel(Learner):
         config: dict[str, Any],
         export_to: str,
         vocabulary: str = WORLD,
+        caption_files: list[str] | None = None,
         temperature: float = 0.05,
         max_length: int = 128,
         optimizer: OptimizerCallable = torch.optim.AdamW,
@@ -56,6 +58,7 @@ class EmbeddingLanguageModel(Learner):
     ) -> None:
         super().__init__(optimizer, schedule)
         self.config, self.export_to, self.vocabulary = config, Path(export_to), vocabulary
+        self.caption_files = caption_files or []
         self.max_length = max_length
         self.contrastive = ContrastiveLoss(temperature=temperature)
         self.model: Any = None
@@ -63,7 +66,8 @@ class EmbeddingLanguageModel(Learner):
     def configure_model(self) -> None:
         if self.model is not None:
             return
-        write_llm_folder(self.export_to, self.config, vocabulary_words(self.vocabulary))
+        words = vocabulary_words(self.vocabulary, self.caption_files)
+        write_llm_folder(self.export_to, self.config, words)
         self.tokenizer = AutoTokenizer.from_pretrained(self.export_to)
         config = AutoConfig.from_pretrained(self.export_to)
         self.model = AutoModelForCausalLM.from_config(config).train()

@@ -21,6 +21,17 @@ from cirlab.errors import UserError
 
 PAD, UNKNOWN, BEGIN, END = "<pad>", "<unk>", "<bos>", "<eos>"
 
+_NORMALIZER = normalizers.Lowercase()
+_SPLITTER = pre_tokenizers.Sequence(
+    [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
+)
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text as `word_tokenizer` takes them."""
+    parts = _SPLITTER.pre_tokenize_str(_NORMALIZER.normalize_str(text))
+    return [word for word, _ in parts]
+
 
 def word_tokenizer(words: Sequence[str], max_length: int) -> PreTrainedTokenizerFast:
     """A lower-casing tokenizer with one token a word.
@@ -36,10 +47,8 @@ def word_tokenizer(words: Sequence[str], max_length: int) -> PreTrainedTokenizer
     tokenizer = Tokenizer(
         models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token=UNKNOWN)
     )
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
-    )
+    tokenizer.normalizer = _NORMALIZER
+    tokenizer.pre_tokenizer = _SPLITTER
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BEGIN} $A {END}",
         special_tokens=[(BEGIN, vocabulary.index(BEGIN)), (END, vocabulary.index(END))],
