@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from bench.measure import Row, in_turns
 from cirlab.cpu import tune_for_cpu
 from cirlab.encoders.collate import ImageReader
 from cirlab.feature_cache import cached_features
-from cirlab.records import FileImage, Pair
+from cirlab.records import FileImage, Image, Pair
 from lightning_modules import CLIP, ClipFromScratch
 from lightning_modules.clip import TrainCollator
 
@@ -35,7 +35,7 @@ def run() -> list[Row]:
         images = [pair.image for pair in pairs]
         plain = ImageReader(encoder.processor)
 
-        def features() -> Any:
+        def features(images: Sequence[Image]) -> Any:
             with torch.inference_mode():
                 yield encoder.backbone_features(plain(images)["pixels"])
 

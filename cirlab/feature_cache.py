@@ -1,7 +1,8 @@
 """Features of a frozen backbone, computed once and memory-mapped afterwards.
 
-One file holds one float32 matrix; its name carries the identity of the backbone, its
-preprocessing and the images, so that a change of any of them is another file.
+A folder holds the features of one backbone and one preprocessing, whatever run asked for them; a
+change of either is another folder. Each run adds a part with the images that were not there yet: a
+float32 matrix and the names of its rows.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,19 +22,19 @@ log = logging.getLogger(__name__)
 
 
 class FeatureCache:
-    """A matrix of features whose rows are known by image.
+    """Features whose rows are known by image.
 
-    Picklable: loader workers map the file, they do not copy it.
+    Picklable: loader workers map the files, they do not copy them.
 
     Args:
-        path: the .npy file, (N, F) float32.
-        images: the image of every row.
+        parts: the .npy files, each (N, F) float32.
+        rows: for each image's name, the number of its part and its row there.
     """
 
-    def __init__(self, path: Path, images: Sequence[Image]) -> None:
-        self.path = path
-        self._rows = {_name(image): row for row, image in enumerate(images)}
-        self._features: np.ndarray | None = None
+    def __init__(self, parts: Sequence[Path], rows: Mapping[str, tuple[int, int]]) -> None:
+        self.parts = list(parts)
+        self._rows = dict(rows)
+        self._features: list[np.ndarray] | None = None
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_features": None}
@@ -48,37 +49,55 @@ class FeatureCache:
             KeyError: an image is not in the cache.
         """
         if self._features is None:
-            self._features = np.load(self.path, mmap_mode="r")
-        rows = [self._rows[_name(image)] for image in images]
-        return torch.from_numpy(np.asarray(self._features[rows], dtype=np.float32))
+            self._features = [np.load(path, mmap_mode="r") for path in self.parts]
+        places = [self._rows[_name(image)] for image in images]
+        return torch.from_numpy(np.stack([self._features[part][row] for part, row in places]))
 
 
 def cached_features(
     folder: Path,
     identity: str,
     images: Sequence[Image],
-    compute: Callable[[], Iterable[torch.Tensor]],
+    compute: Callable[[Sequence[Image]], Iterable[torch.Tensor]],
 ) -> FeatureCache:
-    """The cache of these images under this identity, computed if it is not there.
+    """The cache of these images under this identity; what it lacks is computed.
 
-    A cache that is being written bears another name until it is whole: a kill leaves no
-    half-written cache, and two processes that build it at once do the work twice and agree.
+    Features that runs over other images have left under the same identity are used. A part that
+    is being written bears another name until it is whole: a kill leaves no half-written part,
+    and two processes that compute one at once do the work twice and agree.
 
     Args:
         folder: where caches lie.
         identity: whatever decides the features besides the images (weights, preprocessing).
-        images: in the order of `compute`'s rows.
-        compute: yields features in batches, each (B, F).
+        images: all that the run needs.
+        compute: yields features of the images it is given in batches, each (B, F).
     """
-    digest = hashlib.sha256("\n".join([identity, *map(_name, images)]).encode()).hexdigest()[:16]
-    path = folder / f"features_{digest}.npy"
-    if not path.is_file():
-        log.info("computing features of %d images into %s", len(images), path)
-        _write(path, len(images), compute())
-    return FeatureCache(path, images)
+    store = folder / f"features_{_digest([identity])}"
+    known = _stored(store)
+    missing = [image for image in images if _name(image) not in known]
+    if missing:
+        log.info("computing features of %d of %d images into %s", len(missing), len(images), store)
+        names = [_name(image) for image in missing]
+        _write(store / f"{_digest(names)}.npy", names, compute(missing))
+        known = _stored(store)
+    parts = sorted({path for path, _ in known.values()})
+    number = {path: i for i, path in enumerate(parts)}
+    wanted = {_name(image) for image in images}
+    rows = {name: (number[path], row) for name, (path, row) in known.items() if name in wanted}
+    return FeatureCache(parts, rows)
 
 
-def _write(path: Path, count: int, batches: Iterable[torch.Tensor]) -> None:
+def _stored(store: Path) -> dict[str, tuple[Path, int]]:
+    """Where the features of every image lie: file and row, by the image's name."""
+    known: dict[str, tuple[Path, int]] = {}
+    for listing in sorted(store.glob("*.txt")):
+        names = listing.read_text(encoding="utf-8").split("\n")
+        known |= {name: (listing.with_suffix(".npy"), row) for row, name in enumerate(names)}
+    return known
+
+
+def _write(path: Path, names: Sequence[str], batches: Iterable[torch.Tensor]) -> None:
+    """One part: the matrix, then the list of names that makes it count."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
     matrix: np.memmap | None = None
@@ -87,16 +106,22 @@ def _write(path: Path, count: int, batches: Iterable[torch.Tensor]) -> None:
         for batch in batches:
             if matrix is None:
                 matrix = np.lib.format.open_memmap(
-                    unfinished, mode="w+", dtype=np.float32, shape=(count, batch.shape[1])
+                    unfinished, mode="w+", dtype=np.float32, shape=(len(names), batch.shape[1])
                 )
             matrix[row : row + len(batch)] = batch.float().cpu().numpy()
             row += len(batch)
-        if matrix is None or row != count:
-            raise ValueError(f"{row} features were computed for {count} images")
+        if matrix is None or row != len(names):
+            raise ValueError(f"{row} features were computed for {len(names)} images")
         matrix.flush()
         unfinished.replace(path)
+        unfinished.write_text("\n".join(names), encoding="utf-8")
+        unfinished.replace(path.with_suffix(".txt"))
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _digest(lines: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def _name(image: Image) -> str:

@@ -41,13 +41,13 @@ def frozen_features(module: L.LightningModule, encoder: DualEncoder) -> FeatureC
         )
     images = _images(data)
     transform = encoder.processor.transform
-    loader: DataLoader[torch.Tensor] = DataLoader(
-        _Pixels(images, encoder.processor),
-        batch_size=data.eval_batch_size,
-        num_workers=data.num_workers,
-    )
 
-    def compute() -> Iterator[torch.Tensor]:
+    def compute(images: Sequence[Image]) -> Iterator[torch.Tensor]:
+        loader: DataLoader[torch.Tensor] = DataLoader(
+            _Pixels(images, encoder.processor),
+            batch_size=data.eval_batch_size,
+            num_workers=data.num_workers,
+        )
         # Convolutions run several times faster so, on CPUs and on GPUs with tensor cores.
         encoder.image_backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with torch.inference_mode(), trainer.precision_plugin.forward_context():

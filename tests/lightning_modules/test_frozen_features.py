@@ -56,4 +56,4 @@ def test_training_reads_features_if_they_are_cached(
     data = FolderData(str(photographs), "pairs", batch_size=4, eval_batch_size=4, num_workers=0)
     trainer.fit(module, datamodule=data)
     assert module.read == [{"features"} if cached else {"pixels"}] * 3
-    assert len(list((tmp_path / "runs" / "cache").glob("*.npy"))) == cached
+    assert len(list((tmp_path / "runs" / "cache").rglob("*.npy"))) == cached
