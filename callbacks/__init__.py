@@ -10,6 +10,7 @@ from callbacks.mlflow_log import MlflowLog
 from callbacks.retrieval import RetrievalEvaluation
 from callbacks.run_record import RunRecord
 from callbacks.skipped import SkippedImages
+from callbacks.submission import Submission
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -22,4 +23,5 @@ __all__ = [
     "RetrievalEvaluation",
     "RunRecord",
     "SkippedImages",
+    "Submission",
 ]

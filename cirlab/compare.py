@@ -1,7 +1,8 @@
 """`python -m cirlab.compare collm collm_finetune`: results of several runs side by side.
 
-Numbers stand in one table only where their protocol is the same, annotations included; runs
-evaluated under another protocol get a table of their own that says what differs.
+Numbers stand in one table only where their whole protocol is known and the same: benchmark, pool,
+queries, exclusion, template, tie rule, precision of scores, index, annotations, and the number
+of images that could not be read. Others get a table of their own that says what differs.
 """
 
 from __future__ import annotations
@@ -9,19 +10,24 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from cirlab.benchmarks.base import Protocol
 from cirlab.errors import UserError
 from cirlab.results import BASELINES, show_table
-from cirlab.runs import RUNS, Run, experiments_that_ran, newest_with_results, runs_of
+from cirlab.runs import RUNS, Run, experiments_that_ran, runs_of
 
 log = logging.getLogger(__name__)
 
 Rows = list[tuple[str, Mapping[str, float]]]
+
+#: Stands for a part of a protocol that a result does not tell.
+UNKNOWN = "unknown"
 
 
 def select_runs(experiments: Sequence[str], root: Path, *, every: bool) -> dict[str, Run]:
@@ -38,29 +44,48 @@ def select_runs(experiments: Sequence[str], root: Path, *, every: bool) -> dict[
     there = experiments_that_ran(root)
     found: dict[str, Run] = {}
     for name in experiments or there:
-        newest = newest_with_results(name, root)
-        if newest is None:
-            close = get_close_matches(name, there, n=1)
+        runs = [run for run in runs_of(name, root) if _scored(run)]
+        if not runs and name in experiments:
+            close = get_close_matches(name, [other for other in there if other != name], n=1)
             known = ", ".join(there) or "none"
             hint = f"did you mean {close[0]}?" if close else f"there are: {known}"
             raise UserError(f"experiment {name} has no results below {root}; {hint}")
-        runs = [run for run in runs_of(name, root) if run.results] if every else [newest]
-        found |= {f"{name} #{run.number}": run for run in runs}
+        found |= {f"{name} #{run.number}": run for run in (runs if every else runs[:1])}
     if not found:
         raise UserError(f"there are no results below {root} yet; train with make train EXP=collm")
     return found
 
 
+def identity(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be equal between two results of a benchmark for their numbers to compare.
+
+    Args:
+        result: of one benchmark, as in `results.json`.
+
+    Returns:
+        Its protocol, `UNKNOWN` where that says nothing, and the number of skipped images: the
+        protocol counts what was ranked, but not which images.
+    """
+    unknown = {field.name: UNKNOWN for field in fields(Protocol)}
+    skipped = {"skipped_images": result.get("skipped_images", 0)}
+    return unknown | skipped | dict(result.get("protocol", {}))
+
+
 def by_protocol(runs: Mapping[str, Run]) -> dict[str, list[tuple[dict[str, Any], Rows]]]:
-    """Rows of all runs by benchmark, one list for each different protocol."""
+    """Rows of all runs by benchmark, one list for each different identity."""
     tables: dict[str, list[tuple[dict[str, Any], Rows]]] = {}
     for name, run in runs.items():
         for benchmark, found in (run.results or {}).items():
-            protocols = tables.setdefault(benchmark, [])
-            rows = next((rows for known, rows in protocols if known == found["protocol"]), None)
+            if not found["metrics"]:
+                continue
+            own = identity(found)
+            groups = tables.setdefault(benchmark, [])
+            # Two results that do not tell the same thing need not have done it alike.
+            told = UNKNOWN not in own.values()
+            rows = next((rows for known, rows in groups if told and known == own), None)
             if rows is None:
                 rows = []
-                protocols.append((found["protocol"], rows))
+                groups.append((own, rows))
             rows.append((name, found["metrics"]))
             baselines = found.get("baselines", {})
             known = [key for key in BASELINES if key in baselines]
@@ -69,14 +94,16 @@ def by_protocol(runs: Mapping[str, Run]) -> dict[str, list[tuple[dict[str, Any],
 
 
 def show_comparison(runs: Mapping[str, Run], console: Console) -> None:
-    """Print a table for each benchmark and protocol."""
-    for benchmark, protocols in by_protocol(runs).items():
-        for number, (protocol, rows) in enumerate(protocols):
+    """Print a table for each benchmark and identity."""
+    for benchmark, groups in by_protocol(runs).items():
+        for number, (own, rows) in enumerate(groups):
             title = benchmark
             if number:
-                changed = ", ".join(_changed(protocols[0][0], protocol))
-                title = f"{benchmark}, not comparable with the table above: other {changed}"
-            show_table(console, title, protocol, rows)
+                changed = ", ".join(_changed(groups[0][0], own))
+                title = f"{benchmark}, not comparable with its first table: other {changed}"
+            if skipped := own["skipped_images"]:
+                title = f"{title} ({skipped} images could not be read)"
+            show_table(console, title, own, rows)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -96,8 +123,15 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _scored(run: Run) -> bool:
+    """Whether a run has numbers; a test split whose answers are held back gives none."""
+    return any(found["metrics"] for found in (run.results or {}).values())
+
+
 def _changed(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    return sorted(k for k in one.keys() | other.keys() if one.get(k) != other.get(k))
+    differ = (key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
+    unknown = (key for key, value in other.items() if value == UNKNOWN)
+    return sorted({*differ, *unknown})
 
 
 if __name__ == "__main__":

@@ -1,14 +1,20 @@
-"""JSON Lines with random access: 24 bytes of memory a row, errors by file and line.
+"""JSON Lines with random access: 8 bytes a row, errors by file and line.
 
-The file is memory-mapped and a line is parsed when it is asked for, so that loader workers
-share one copy, and a training order may be any permutation.
+A line is read and parsed when it is asked for, so that a training order may be any permutation.
+What stays in memory is where each line begins. It can be kept in a cache, from which loader
+workers and processes map one copy. Lines are read, not mapped: pages of a mapped file count as
+memory of whoever touched them, and an epoch in random order touches them all.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import mmap
+import logging
+import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from io import FileIO
 from pathlib import Path
 from typing import Any, overload
 
@@ -16,7 +22,10 @@ import numpy as np
 
 from cirlab.errors import UserError
 
-_SCAN_BYTES = 1 << 26
+log = logging.getLogger(__name__)
+
+#: Pieces in which a file is scanned; they fit a processor's cache.
+_SCAN_BYTES = 1 << 20
 _NEWLINE = 10
 
 
@@ -111,21 +120,25 @@ class JsonLines(Sequence[Row]):
     """The rows of a JSON Lines file, one object a line; empty lines are passed over.
 
     Args:
-        path: the file, UTF-8.
+        path: the file, UTF-8. It must not change while it is in use.
+        cache: folder for where its lines begin; None finds them at each start. An entry is used
+            as long as the file's path, size and time of change stay the same.
 
     Raises:
         UserError: there is no such file. Malformed rows are found when they are read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, cache: Path | None = None) -> None:
         if not path.is_file():
             raise UserError(f"there is no file {path}; create it or correct the path")
         self.path = path
-        self._data: mmap.mmap | None = None
-        self._starts, self._ends, self._lines = _line_index(path)
+        self._file: FileIO | None = None
+        self._entry = _entry(path, cache) if cache is not None else None
+        self._bounds = _bounds(path, self._entry)
+        self._filled = _filled(self._bounds)
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._bounds) - 1 if self._filled is None else len(self._filled)
 
     @overload
     def __getitem__(self, at: int) -> Row: ...
@@ -136,19 +149,27 @@ class JsonLines(Sequence[Row]):
             return [self[i] for i in range(*at.indices(len(self)))]
         if not -len(self) <= at < len(self):
             raise IndexError(f"row {at} of {len(self)} in {self.path}")
-        where = f"{self.path}, line {self._lines[at] + 1}"
-        line = self._mapped()[self._starts[at] : self._ends[at]]
-        return Row(_parsed(line, where), where)
+        row = at % len(self)
+        line = row if self._filled is None else int(self._filled[row])
+        where = f"{self.path}, line {line + 1}"
+        start, end = int(self._bounds[line]), int(self._bounds[line + 1])
+        return Row(_parsed(self._read(start, end - 1 - start), where), where)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A memory map does not pickle; a spawned worker opens its own.
-        return {**self.__dict__, "_data": None}
+        # An open file does not pickle, and a mapped index would travel as a copy.
+        state = {**self.__dict__, "_file": None}
+        return state if self._entry is None else {**state, "_bounds": None}
 
-    def _mapped(self) -> mmap.mmap:
-        if self._data is None:
-            with self.path.open("rb") as file:
-                self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return self._data
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._bounds is None:
+            self._bounds = _bounds(self.path, self._entry)
+
+    def _read(self, start: int, size: int) -> bytes:
+        if self._file is None:
+            self._file = self.path.open("rb", buffering=0)
+        # Forked workers share one open file, and with it its place: pread uses none.
+        return os.pread(self._file.fileno(), size, start)
 
 
 class JoinedLines(Sequence[Row]):
@@ -192,16 +213,56 @@ def _parsed(line: bytes, where: str) -> dict[str, Any]:
     return fields
 
 
-def _line_index(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Start, end and 0-based number of every line that is not empty. Each (N,), int64."""
-    breaks: list[np.ndarray] = []
-    offset = 0
-    with path.open("rb") as file:
+def _entry(path: Path, cache: Path) -> Path:
+    """The file's place in a cache."""
+    stat = path.stat()
+    key = f"{path.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}"
+    return cache / f"{path.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.lines.npy"
+
+
+def _bounds(path: Path, entry: Path | None) -> np.ndarray:
+    """Where every line begins, and where the next one would. Shape (lines + 1,), int64."""
+    if entry is None:
+        return _scan(path)
+    if not entry.is_file():
+        found = _scan(path)
+        if not _keep(entry, found):
+            return found
+    kept: np.ndarray = np.load(entry, mmap_mode="r")
+    return kept
+
+
+def _scan(path: Path) -> np.ndarray:
+    begins = [np.zeros(1, dtype=np.int64)]
+    size = 0
+    last = b"\n"
+    with path.open("rb", buffering=0) as file:
         while chunk := file.read(_SCAN_BYTES):
-            found = np.flatnonzero(np.frombuffer(chunk, dtype=np.uint8) == _NEWLINE)
-            breaks.append(found.astype(np.int64) + offset)
-            offset += len(chunk)
-    ends = np.concatenate([*breaks, np.array([offset], dtype=np.int64)])
-    starts = np.concatenate([np.zeros(1, dtype=np.int64), ends[:-1] + 1])
-    filled = np.flatnonzero(ends > starts)
-    return starts[filled], ends[filled], filled
+            newlines = np.flatnonzero(np.frombuffer(chunk, dtype=np.uint8) == _NEWLINE)
+            begins.append(newlines + (size + 1))
+            size += len(chunk)
+            last = chunk[-1:]
+    if last != b"\n":
+        # As if the last line, too, were ended by a newline.
+        begins.append(np.array([size + 1], dtype=np.int64))
+    return np.concatenate(begins)
+
+
+def _filled(bounds: np.ndarray) -> np.ndarray | None:
+    """Numbers of the lines that are not empty, (N,) int64; None where all are."""
+    filled = np.diff(bounds) > 1
+    return None if filled.all() else np.flatnonzero(filled)
+
+
+def _keep(entry: Path, bounds: np.ndarray) -> bool:
+    """Write a cache entry whole or not at all; a folder one may not write to is no error."""
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        handle, unfinished = tempfile.mkstemp(dir=entry.parent, suffix=".tmp")
+        with os.fdopen(handle, "wb") as file:
+            np.save(file, bounds)
+        Path(unfinished).replace(entry)
+    except OSError as error:
+        log.warning("where the lines of a file begin is not kept: %s", error)
+        return False
+    return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datamodules.folder import FolderData
 from datamodules.joined import JoinedData
 from datamodules.llava import LlavaPretrainData
+from datamodules.mixed import MixedData
 from datamodules.mtcir import MtcirData
 from datamodules.webdataset import WebDatasetData
 from datamodules.world import WorldData
@@ -13,6 +14,7 @@ __all__ = [
     "FolderData",
     "JoinedData",
     "LlavaPretrainData",
+    "MixedData",
     "MtcirData",
     "WebDatasetData",
     "WorldData",

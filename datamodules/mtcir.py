@@ -58,8 +58,8 @@ class MtcirData(RetrievalData):
         benchmarks: what validation and test evaluate; null trains without evaluation.
         seed: of the order of samples.
         keys: names of the fields.
-        index_cache: folder for the offsets within tar archives; null reads their headers at
-            each start.
+        index_cache: folder for where lines begin and members of tar archives lie, which all
+            processes then share; null looks through the files at each start.
         on_error: a missing or broken image ends the run (raise) or is left out, counted and
             named (skip).
     """
@@ -97,7 +97,7 @@ class MtcirData(RetrievalData):
         if self._dataset is None:
             cache = Path(self.index_cache) if self.index_cache else None
             store = _store(self.images, cache)
-            files = [JsonLines(Path(path)) for path in self.annotations]
+            files = [JsonLines(Path(path), cache=cache) for path in self.annotations]
             dataset = MtcirTriplets(JoinedLines(files), store, self.keys)
             for index in range(min(TRIED_ROWS, len(dataset))):
                 triplet = dataset[SampleKey(0, index)]

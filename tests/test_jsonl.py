@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
+from torch.utils.data import DataLoader
 
 import cirlab.jsonl
 from cirlab.errors import UserError
@@ -80,6 +83,84 @@ def test_rows_travel_to_workers(tmp_path: Path) -> None:
     rows = write(tmp_path / "x.jsonl", '{"a": 1}\n{"a": 2}\n')
     assert rows[0]["a"] == 1
     assert pickle.loads(pickle.dumps(rows))[1]["a"] == 2
+
+
+def test_forked_workers_read_one_open_file_without_disturbing_each_other(tmp_path: Path) -> None:
+    rows = write(tmp_path / "x.jsonl", "".join(f'{{"a": {i}}}\n' for i in range(4000)))
+    assert rows[0]["a"] == 0  # the file is open before the workers are there
+    loader = DataLoader(rows, batch_size=50, num_workers=2, collate_fn=list)  # type: ignore[arg-type]
+    assert [row["a"] for batch in loader for row in batch] == list(range(4000))
+
+
+def test_memory_is_eight_bytes_a_row(tmp_path: Path) -> None:
+    rows = write(tmp_path / "x.jsonl", '{"a": 1}\n' * 5000)
+    arrays = [value for value in vars(rows).values() if isinstance(value, np.ndarray)]
+    assert sum(array.nbytes for array in arrays) == 8 * 5001
+
+
+TEXT = '{"a": 0}\n\n{"a": 1}\n{"a": 2}'
+
+
+def test_a_cached_index_is_read_back_instead_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, cache = tmp_path / "x.jsonl", tmp_path / "deep" / "cache"
+    path.write_text(TEXT)
+    first = JsonLines(path, cache=cache)
+    assert [file.suffix for file in cache.iterdir()] == [".npy"]
+
+    def never(path: Path) -> None:
+        raise AssertionError("scanned again")
+
+    monkeypatch.setattr(cirlab.jsonl, "_scan", never)
+    again = JsonLines(path, cache=cache)
+    for rows in (first, again):
+        assert [row["a"] for row in rows] == [0, 1, 2]
+        assert rows[1].where == f"{path}, line 3"
+
+
+def test_a_changed_file_is_indexed_anew(tmp_path: Path) -> None:
+    path, cache = tmp_path / "x.jsonl", tmp_path / "cache"
+    path.write_text(TEXT)
+    assert len(JsonLines(path, cache=cache)) == 3
+    path.write_text('{"a": 7}\n' * 5)
+    assert [row["a"] for row in JsonLines(path, cache=cache)] == [7] * 5
+    # Of the same size, and changed in the same second.
+    path.write_text('{"bc":7}\n{"a":7}\n\n' + '{"a": 7}\n' * 3)
+    stat = path.stat()
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert len(JsonLines(path, cache=cache)) == 5
+
+
+def test_equal_names_in_different_folders_have_their_own_entries(tmp_path: Path) -> None:
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.jsonl").write_text(f'{{"a": "{folder}"}}\n')
+    found = [JsonLines(tmp_path / f / "x.jsonl", cache=tmp_path / "c")[0]["a"] for f in "ab"]
+    assert found == ["a", "b"]
+    assert len(list((tmp_path / "c").iterdir())) == 2
+
+
+def test_a_cached_index_is_mapped_and_does_not_travel(tmp_path: Path) -> None:
+    path, cache = tmp_path / "x.jsonl", tmp_path / "cache"
+    path.write_text('{"a": 1}\n' * 5000)
+    rows = JsonLines(path, cache=cache)
+    assert isinstance(rows._bounds, np.memmap)
+    packed = pickle.dumps(rows)
+    assert len(packed) < 2000
+    there = pickle.loads(packed)
+    assert isinstance(there._bounds, np.memmap)
+    assert there[4999]["a"] == 1
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(TEXT)
+    (tmp_path / "taken").touch()
+    assert len(JsonLines(path, cache=tmp_path / "taken" / "cache")) == 3
+    assert "is not kept" in caplog.text
 
 
 def test_joined_files_are_numbered_through(tmp_path: Path) -> None:

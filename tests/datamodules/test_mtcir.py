@@ -56,6 +56,16 @@ def test_a_triplet_holds_all_texts(tmp_path: Path, archived: bool) -> None:
     assert triplet.target.load().getpixel((0, 0)) == (30, 30, 30)
 
 
+def test_where_lines_and_members_lie_is_kept_on_request(tmp_path: Path) -> None:
+    write_images(tmp_path, 5)
+    options = {"images": write_tars(tmp_path), "index_cache": str(tmp_path / "index")}
+    first = mtcir(tmp_path, rows(), **options).train_dataset()
+    kept = sorted(path.name.split("-")[0] for path in (tmp_path / "index").iterdir())
+    assert kept == ["0", "1", "mtcir"]
+    again = MtcirData(str(tmp_path / "mtcir.jsonl"), batch_size=2, eval_batch_size=2, **options)
+    assert again.train_dataset()[SampleKey(0, 3)] == first[SampleKey(0, 3)]
+
+
 def test_texts_may_be_objects_and_keys_have_other_names(tmp_path: Path) -> None:
     write_images(tmp_path, 5)
     row = {
