@@ -13,19 +13,26 @@ ARGS ?=
 RESUME ?=
 # The checkpoint to validate; empty takes the best one of the newest run of EXP.
 CKPT ?=
+# What to submit (cirr, circo), or whose data to check; without a name, make data-check lists all.
+BENCH ?=
+# The data folder to check; empty tells where the data come from.
+ROOT ?=
 # What to compare, e.g. EXPS="collm collm_finetune"; empty takes every experiment that has run.
 EXPS ?=
 
 EXPERIMENTS := $(shell find experiments -name '*.yaml' ! -name '_*' ! -path '*/overlays/*' \
 	| sed 's|^experiments/||; s|\.yaml$$||' | LC_ALL=C sort)
+SUBMISSIONS := $(patsubst experiments/overlays/submission_%.yaml,%,\
+	$(wildcard experiments/overlays/submission_*.yaml))
 CIRLAB := $(BIN)/python -m cirlab
 
 .DEFAULT_GOAL := help
-.PHONY: help train validate compare dashboard test lint bench zoo clean known-experiment
+.PHONY: help train validate submission data-check compare dashboard test lint bench zoo clean \
+	known-experiment known-submission
 
 help: ## list the targets
 	@echo "make <target> [EXP=name] [ARGS=\"--options\"]"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "experiments: $(EXPERIMENTS)"
 
 train: known-experiment $(READY) ## train and evaluate EXP; RESUME=1 continues its newest run
@@ -33,6 +40,13 @@ train: known-experiment $(READY) ## train and evaluate EXP; RESUME=1 continues i
 
 validate: known-experiment $(READY) ## evaluate CKPT of EXP (default: the best of its newest run)
 	$(CIRLAB) validate -c experiments/$(EXP).yaml $(if $(CKPT),--ckpt_path "$(CKPT)") $(ARGS)
+
+submission: known-experiment known-submission $(READY) ## rank BENCH's test split with CKPT of EXP for its server
+	$(CIRLAB) validate -c experiments/$(EXP).yaml -c experiments/overlays/submission_$(BENCH).yaml \
+		$(if $(CKPT),--ckpt_path "$(CKPT)") $(ARGS)
+
+data-check: $(READY) ## tell what of BENCH's data lies in ROOT; ARGS=--decode reads every image
+	$(BIN)/python -m cirlab.data_check $(BENCH) $(if $(ROOT),--root "$(ROOT)") $(ARGS)
 
 compare: $(READY) ## print the results of EXPS="a b" side by side (default: all)
 	$(BIN)/python -m cirlab.compare $(EXPS) $(ARGS)
@@ -67,6 +81,12 @@ known-experiment:
 		if test -z "$(EXP)"; then echo "EXP is not set; choose one of:" >&2; \
 		else echo "there is no experiment '$(EXP)'; choose one of:" >&2; fi; \
 		printf '  %s\n' $(EXPERIMENTS) >&2; exit 2; }
+
+known-submission:
+	@test -n "$(filter $(BENCH),$(SUBMISSIONS))" || { \
+		if test -z "$(BENCH)"; then echo "BENCH is not set; choose one of:" >&2; \
+		else echo "'$(BENCH)' has no server; choose BENCH from:" >&2; fi; \
+		printf '  %s\n' $(SUBMISSIONS) >&2; exit 2; }
 
 $(READY): pyproject.toml .ci/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \

@@ -9,6 +9,8 @@ from pathlib import Path
 from cirlab.errors import UserError
 
 BASE = "_base.yaml"
+#: Files in a folder of this name change parts of the experiment that they are given after.
+OVERLAYS = "overlays"
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 #: The experiments of this repository, for configurations that lie elsewhere.
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
@@ -36,15 +38,20 @@ def base_files(file: Path) -> list[Path]:
 
 
 def experiment_name(files: Sequence[Path]) -> str:
-    """`paper/collm_pretrain` for `experiments/paper/collm_pretrain.yaml`, the last file."""
+    """`paper/collm` for `experiments/paper/collm.yaml`, the last file that is no overlay."""
     named = [file for file in files if file.name != BASE]
     if not named:
         return "unnamed"
-    file = named[-1].resolve()
+    file = without_overlays(named)[-1].resolve()
     folder = base_files(file)[0].parent
     if folder in file.parents:
         return file.relative_to(folder).with_suffix("").as_posix()
     return file.stem
+
+
+def without_overlays(files: Sequence[Path]) -> list[Path]:
+    """The files that are no overlays, or all if there are no others."""
+    return [file for file in files if file.resolve().parent.name != OVERLAYS] or list(files)
 
 
 def experiment_names(folder: Path = EXPERIMENTS) -> list[str]:
@@ -53,16 +60,16 @@ def experiment_names(folder: Path = EXPERIMENTS) -> list[str]:
     return sorted(
         file.with_suffix("").as_posix()
         for file in files
-        if not file.name.startswith("_") and "overlays" not in file.parts
+        if not file.name.startswith("_") and OVERLAYS not in file.parts
     )
 
 
 def with_base(args: Sequence[str]) -> list[str]:
-    """The command line with the last file's bases read before everything else."""
+    """The command line with the experiment's bases read before everything else."""
     files = config_files(args)
     if not args or args[0] not in SUBCOMMANDS or any(file.name == BASE for file in files):
         return list(args)
-    bases = base_files(files[-1]) if files else [EXPERIMENTS / BASE]
+    bases = base_files(without_overlays(files)[-1]) if files else [EXPERIMENTS / BASE]
     options = [option for base in bases for option in ("-c", str(base))]
     return [args[0], *options, *args[1:]]
 

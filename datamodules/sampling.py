@@ -159,10 +159,11 @@ class ResumableLoader(DataLoader[Any]):
             return
         now = self.sampler.identity()
         for name, value in state["sampler"].items():
-            if now[name] != value:
+            if now.get(name) != value:
                 raise UserError(
-                    f"the checkpoint was written with {_MEANING[name]} {value}, this run has "
-                    f"{now[name]}; resume with the same data and devices, or start a new run"
+                    f"the checkpoint was written with {_MEANING.get(name, name)} {value}, this "
+                    f"run has {now.get(name, 'none')}; resume with the same data and "
+                    "devices, or start a new run"
                 )
         self._loaded = state
 

@@ -46,6 +46,16 @@ def test_names_of_experiments() -> None:
     assert experiment_name([Path("somewhere/else.yaml")]) == "else"
 
 
+def test_an_overlay_names_nothing_and_brings_no_base() -> None:
+    experiment = EXPERIMENTS / "ablations" / "no_slerp.yaml"
+    overlay = EXPERIMENTS / "overlays" / "submission_cirr.yaml"
+    args = with_base(["validate", "-c", str(experiment), "-c", str(overlay)])
+    bases = [EXPERIMENTS / "_base.yaml", EXPERIMENTS / "ablations" / "_base.yaml"]
+    assert config_files(args) == [*bases, experiment, overlay]
+    assert experiment_name(config_files(args)) == "ablations/no_slerp"
+    assert experiment_name([EXPERIMENTS / "_base.yaml", overlay]) == "overlays/submission_cirr"
+
+
 def test_an_unknown_experiment_suggests_a_known_one() -> None:
     with pytest.raises(UserError, match=r"did you mean collm\?"):
         require_experiment(["fit", "-c", "experiments/colm.yaml"])

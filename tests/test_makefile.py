@@ -28,11 +28,12 @@ def test_help_is_the_default_and_lists_every_target() -> None:
     shown = make()
     assert shown.returncode == 0
     assert shown.stdout == make("help").stdout
-    for target in "train validate compare dashboard test lint bench zoo clean".split():
+    targets = "train validate submission data-check compare dashboard test lint bench zoo clean"
+    for target in targets.split():
         assert re.search(rf"^  {target} +\S", shown.stdout, re.MULTILINE), target
 
 
-@pytest.mark.parametrize("target", ["train", "validate"])
+@pytest.mark.parametrize("target", ["train", "validate", "submission"])
 @pytest.mark.parametrize("name", ["", "no_such_experiment"])
 def test_a_wrong_experiment_lists_those_that_exist(target: str, name: str) -> None:
     shown = make(target, f"EXP={name}")
@@ -50,3 +51,24 @@ def test_what_train_and_validate_call() -> None:
     assert f"{call} --resume true --trainer.max_epochs 1" in resumed
     checked = make("validate", "CKPT=a.ckpt", *options).stdout
     assert '-m cirlab validate -c experiments/collm.yaml --ckpt_path "a.ckpt"' in checked
+
+
+@pytest.mark.parametrize("name", ["", "coco_facet"])
+def test_a_benchmark_without_server_lists_those_with_one(name: str) -> None:
+    shown = make("submission", "EXP=collm", f"BENCH={name}")
+    assert shown.returncode == 2
+    assert "  circo\n  cirr\n" in shown.stderr
+    assert (name or "BENCH is not set") in shown.stderr
+
+
+def test_what_submission_and_data_check_call() -> None:
+    options = ["--dry-run", "EXP=collm", "BENCH=cirr"]
+    files = "-c experiments/collm.yaml -c experiments/overlays/submission_cirr.yaml"
+    called = make("submission", *options, "CKPT=a b.ckpt", "ARGS=--x 1").stdout
+    assert f'-m cirlab validate {files} --ckpt_path "a b.ckpt" --x 1' in " ".join(
+        called.replace("\\\n", " ").split()
+    )
+    assert "--ckpt_path" not in make("submission", *options).stdout
+    called = make("data-check", "--dry-run", "BENCH=cirr", "ROOT=/a b", "ARGS=--decode").stdout
+    assert '-m cirlab.data_check cirr --root "/a b" --decode' in called
+    assert "--root" not in make("data-check", "--dry-run", "BENCH=cirr").stdout

@@ -1,0 +1,166 @@
+"""Read a part of a data set and compare it with its description."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from cirlab.data_check.descriptions import ROOT, Part
+from cirlab.data_check.readers import ArchivedImage
+from cirlab.errors import UserError
+from cirlab.files import missing_files
+from cirlab.records import FileImage, Image
+
+
+class Readable(Protocol):
+    """What a part's class has: a benchmark, or one of the readers below.
+
+    Attributes:
+        gallery: all images that the data set shows.
+        queries: or training records.
+    """
+
+    gallery: Sequence[Any]
+    queries: Sequence[Any]
+
+    def setup(self) -> None:
+        """Read the annotations."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found of one part.
+
+    Attributes:
+        passed_over: the first of its files that is not there; None if it was read.
+        problem: why it could not be read.
+        sizes: of queries and pools, one line each.
+        deviations: those lines that are not as published.
+        images: how many different ones it names.
+        missing: ids of those that are not there.
+        broken: ids of those that do not decode; None if it was not tried.
+    """
+
+    passed_over: str | None = None
+    problem: str | None = None
+    sizes: tuple[str, ...] = ()
+    deviations: tuple[str, ...] = ()
+    images: int = 0
+    missing: tuple[str, ...] = ()
+    broken: tuple[str, ...] | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether an evaluation on this part would give a published benchmark's numbers."""
+        return not (
+            self.passed_over or self.problem or self.deviations or self.missing or self.broken
+        )
+
+
+def check(part: Part, root: Path, *, decode: bool = False) -> Finding:
+    """Read one part from a folder.
+
+    Args:
+        part: its description.
+        root: the data folder.
+        decode: read every image that is there.
+    """
+    absent = [path for path in part.needs if not (root / path).exists()]
+    if absent:
+        return Finding(passed_over=absent[0])
+    readable = build(part, root)
+    try:
+        readable.setup()
+    except UserError as error:
+        return Finding(problem=str(error))
+    images = list(_images(readable))
+    missing = _missing(images)
+    gone = frozenset(missing)
+    there = [image for image in images if image.id not in gone]
+    sizes = list(_sizes(part, readable))
+    return Finding(
+        sizes=tuple(line for line, _ in sizes),
+        deviations=tuple(line for line, as_published in sizes if not as_published),
+        images=len(images),
+        missing=missing,
+        broken=tuple(_broken(there)) if decode else None,
+    )
+
+
+def build(part: Part, root: Path) -> Readable:
+    """An instance of the part's class, not yet set up.
+
+    Raises:
+        UserError: the class is not there.
+    """
+    module, _, name = part.class_path.rpartition(".")
+    arguments = {key: _filled_in(value, root) for key, value in part.arguments.items()}
+    if (found := getattr(import_module(module), name, None)) is None:
+        raise UserError(f"{part.class_path}, which reads this data, is not in this version yet")
+    made: Readable = found(**arguments)
+    return made
+
+
+def _filled_in(value: Any, root: Path) -> Any:
+    return value.replace(ROOT, str(root)) if isinstance(value, str) else value
+
+
+def _images(readable: Readable) -> Iterator[Image]:
+    """Every different image of gallery and queries."""
+    seen: set[str] = set()
+    queries = (getattr(query, "image", None) for query in readable.queries)
+    for image in (*readable.gallery, *queries):
+        if isinstance(image, Image) and image.id not in seen:
+            seen.add(image.id)
+            yield image
+
+
+def _missing(images: Sequence[Image]) -> tuple[str, ...]:
+    files = missing_files(image for image in images if isinstance(image, FileImage))
+    gone = {image.id for image in files}
+    gone |= {i.id for i in images if isinstance(i, ArchivedImage) and i.member is None}
+    return tuple(image.id for image in images if image.id in gone)
+
+
+def _broken(images: Sequence[Image]) -> Iterator[str]:
+    # Pillow decodes outside the interpreter's lock.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        decoded = pool.map(_decodes, images)
+        progress = tqdm(decoded, desc="decoding", total=len(images), delay=1, disable=None)
+        for image, whole in zip(images, progress, strict=True):
+            if not whole:
+                yield image.id
+
+
+def _decodes(image: Image) -> bool:
+    try:
+        image.load()
+    except UserError:
+        return False
+    return True
+
+
+def _sizes(part: Part, readable: Readable) -> Iterator[tuple[str, bool]]:
+    """A line for each size, and whether it is as published (or nothing is known of it)."""
+    records, images = ("records", "images") if part.training else ("queries", "gallery images")
+    yield _size(records, len(readable.queries), part.queries)
+    yield _size(images, len(readable.gallery), part.pool)
+    if part.candidates is not None:
+        found = {len(query.candidates or ()) for query in readable.queries}
+        odd = next((size for size in sorted(found) if size != part.candidates), part.candidates)
+        yield _size("candidates of a query", odd, part.candidates)
+
+
+def _size(what: str, found: int, published: int | None) -> tuple[str, bool]:
+    if published is None:
+        return f"{found:,} {what}", True
+    if found == published:
+        return f"{found:,} {what}, as published", True
+    return f"{found:,} {what}, but {published:,} are published", False

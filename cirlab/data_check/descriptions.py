@@ -1,0 +1,363 @@
+"""Where data sets come from, under which terms, and what a folder with them holds.
+
+Sizes are given only where they could be verified against the files or their documentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from cirlab.errors import UserError
+
+#: Stands for the data folder in the arguments of a part.
+ROOT = "{root}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something of a data set that can be read by itself: a split, a category, a task.
+
+    Attributes:
+        name: within the data set.
+        class_path: of a `Benchmark`, or of another class with `setup()`, `gallery` and `queries`.
+        arguments: of the class; `ROOT` in a text stands for the data folder.
+        needs: files and folders below the root without which the part is passed over.
+        queries: their published number; None where none could be verified.
+        pool: published number of gallery images.
+        candidates: published number of images that each query ranks, where queries have their own.
+        training: whether its `queries` are training records.
+    """
+
+    name: str
+    class_path: str
+    arguments: Mapping[str, Any]
+    needs: tuple[str, ...]
+    queries: int | None = None
+    pool: int | None = None
+    candidates: int | None = None
+    training: bool = False
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Where a data set comes from, under which terms, and what is expected of a folder with it.
+
+    Attributes:
+        title: name and paper.
+        annotations: where a user gets them, and their terms.
+        images: the same of the images.
+        source: where these terms and the sizes of the parts are stated.
+        layout: paths below the root, with what they hold.
+        parts: what is read.
+    """
+
+    title: str
+    annotations: str
+    images: str
+    source: str
+    layout: tuple[tuple[str, str], ...]
+    parts: tuple[Part, ...]
+
+
+_COCO = "https://cocodataset.org/#download; Flickr's terms of use hold for the photographs"
+_BLIP = "https://storage.googleapis.com/sfr-vision-language-research/datasets"
+_BENCHMARKS = "cirlab.benchmarks"
+
+
+def _cirr(split: str, queries: int, pool: int) -> Part:
+    return Part(
+        name=split,
+        class_path=f"{_BENCHMARKS}.CIRR",
+        arguments={"root": ROOT, "split": split},
+        needs=(f"captions/cap.rc2.{split}.json", f"image_splits/split.rc2.{split}.json"),
+        queries=queries,
+        pool=pool,
+    )
+
+
+def _circo(split: str, queries: int) -> Part:
+    return Part(
+        name=split,
+        class_path=f"{_BENCHMARKS}.CIRCO",
+        arguments={"root": ROOT, "split": split},
+        needs=(f"annotations/{split}.json",),
+        queries=queries,
+    )
+
+
+def _fashioniq(category: str, queries: int, pool: int) -> Part:
+    return Part(
+        name=category,
+        class_path=f"{_BENCHMARKS}.FashionIQ",
+        arguments={"root": ROOT, "category": category},
+        needs=(f"captions/cap.{category}.val.json", f"image_splits/split.{category}.val.json"),
+        queries=queries,
+        pool=pool,
+    )
+
+
+def _genecis(task: str, queries: int | None, candidates: int | None) -> Part:
+    return Part(
+        name=task,
+        class_path=f"{_BENCHMARKS}.GeneCIS",
+        arguments={"root": ROOT, "task": task},
+        needs=(f"genecis/{task}.json",),
+        queries=queries,
+        candidates=candidates,
+    )
+
+
+def _facet(facet: str) -> Part:
+    return Part(
+        name=facet,
+        class_path=f"{_BENCHMARKS}.COCOFacet",
+        arguments={"root": ROOT, "facet": facet},
+        needs=(f"benchmark/{facet}_retrieval.json",),
+        candidates=100,
+    )
+
+
+def _chatir(dialogues: str) -> Part:
+    return Part(
+        name=dialogues,
+        class_path=f"{_BENCHMARKS}.ChatIR",
+        arguments={"root": ROOT, "dialogues": dialogues},
+        needs=(f"dialogues/{dialogues}.json", "ChatIR_Protocol/Search_Space_val_50k.json"),
+        queries=2064,
+        pool=50_000,
+    )
+
+
+def _karpathy(prefix: str, split: str, pool: int | None) -> Part:
+    return Part(
+        name=split,
+        class_path=f"{_BENCHMARKS}.KarpathyTextToImage",
+        arguments={"root": ROOT, "annotations": f"{prefix}_{split}.json"},
+        needs=(f"{prefix}_{split}.json",),
+        pool=pool,
+    )
+
+
+def _images_of(reader: str, split: str, needs: tuple[str, ...]) -> Part:
+    return Part(
+        name=split,
+        class_path=f"cirlab.data_check.readers.{reader}",
+        arguments={"root": ROOT, "split": split},
+        needs=needs,
+        training=True,
+    )
+
+
+def _own(split: str, kind: str, file: str) -> Part:
+    return Part(
+        name=f"{split}/{file}",
+        class_path=f"{_BENCHMARKS}.{kind}",
+        arguments={"root": ROOT, "split": split, "name": split},
+        needs=(f"{split}/{file}", f"{split}/gallery.txt"),
+    )
+
+
+DATA_SETS: Mapping[str, DataSet] = {
+    "cirr": DataSet(
+        title="CIRR, composed retrieval on real-life images (arXiv 2108.04024)",
+        annotations="git clone -b cirr_dataset https://github.com/Cuberick-Orion/CIRR; MIT",
+        images="https://lil.nlp.cornell.edu/nlvr, by NLVR2's request form; its terms of service",
+        source="README of Cuberick-Orion/CIRR; sizes are those of its files, version rc2",
+        layout=(
+            ("captions/cap.rc2.*.json", "queries of train, val and test1"),
+            ("image_splits/split.rc2.*.json", "pools of train, val and test1"),
+            ("img_raw", "NLVR2's images: train/<number>/*.png, dev/*.png, test1/*.png"),
+        ),
+        parts=(_cirr("val", 4181, 2297), _cirr("test1", 4148, 2315)),
+    ),
+    "circo": DataSet(
+        title="CIRCO, composed retrieval with several targets (arXiv 2303.15247)",
+        annotations="https://github.com/miccunifi/CIRCO; CC BY-NC 4.0",
+        images=f"2017 Unlabeled images at {_COCO}",
+        source="README of miccunifi/CIRCO",
+        layout=(
+            ("annotations/*.json", "queries of val and test"),
+            ("COCO2017_unlabeled/annotations/image_info_unlabeled2017.json", "the pool"),
+            ("COCO2017_unlabeled/unlabeled2017", "its images"),
+        ),
+        parts=(_circo("val", 220), _circo("test", 800)),
+    ),
+    "fashioniq": DataSet(
+        title="Fashion-IQ (arXiv 1905.12794)",
+        annotations="https://github.com/XiaoxiaoGuo/fashion-iq; CDLA",
+        images="addresses in https://github.com/hongwang600/fashion-iq-metadata, of which many "
+        "are dead; no licence stated",
+        source="README of XiaoxiaoGuo/fashion-iq; sizes are those of its files",
+        layout=(
+            ("captions/cap.*.val.json", "queries of dress, shirt and toptee"),
+            ("image_splits/split.*.val.json", "their pools"),
+            ("images", "<asin>.png or .jpg"),
+        ),
+        parts=(
+            _fashioniq("dress", 2017, 3817),
+            _fashioniq("shirt", 2038, 6346),
+            _fashioniq("toptee", 1961, 5373),
+        ),
+    ),
+    "genecis": DataSet(
+        title="GeneCIS, conditional similarity (arXiv 2306.07969)",
+        annotations="https://github.com/facebookresearch/genecis; CC BY-NC 4.0",
+        images=f"2017 Val images at {_COCO}; Visual Genome 1.2 at https://visualgenome.org",
+        source="README and DOWNLOAD.md of facebookresearch/genecis; sizes are those of its files",
+        layout=(
+            ("genecis/*.json", "focus_attribute, change_attribute, focus_object, change_object"),
+            ("val2017", "COCO, for the object tasks"),
+            ("VG_100K", "Visual Genome, for the attribute tasks"),
+        ),
+        parts=(
+            _genecis("focus_attribute", None, None),
+            _genecis("change_attribute", None, None),
+            _genecis("focus_object", 1960, 15),
+            _genecis("change_object", 1960, 15),
+        ),
+    ),
+    "coco_facet": DataSet(
+        title="COCO-Facet, retrieval by one attribute of an image (arXiv 2505.15877)",
+        annotations="https://huggingface.co/datasets/lst627/COCO-Facet; no licence stated",
+        images=f"2017 Val images at {_COCO}; Visual7W; VisDial's val2018 (see visdial)",
+        source="README and construction notebooks of lst627/COCO-Facet",
+        layout=(
+            ("benchmark/*_retrieval.json", "queries of eight facets, each with 100 candidates"),
+            ("val2017", "COCO"),
+            ("visual7w/images", "Visual7W, for scene, time, number of people and weather"),
+            ("VisualDialog_val2018*", "VisDial, for weather"),
+        ),
+        parts=tuple(
+            _facet(facet)
+            for facet in (
+                "COCO_object",
+                "COCO_animal",
+                "COCO_gesture",
+                "COCOStuff_material",
+                "Visual7W_scene",
+                "Visual7W_time",
+                "Visual7W_people_num",
+                "mix_weather",
+            )
+        ),
+    ),
+    "chatir": DataSet(
+        title="ChatIR, retrieval by dialogue (arXiv 2305.20062)",
+        annotations="https://github.com/levymsn/ChatIR; MIT",
+        images=f"2017 Unlabeled images at {_COCO}",
+        source="README of levymsn/ChatIR; sizes are those of its files",
+        layout=(
+            ("dialogues/*.json", "caption and ten rounds, by five pairs of speakers"),
+            ("ChatIR_Protocol/Search_Space_val_50k.json", "the pool"),
+            ("unlabeled2017", "its images"),
+        ),
+        parts=tuple(
+            _chatir(dialogues)
+            for dialogues in (
+                "VisDial_v1.0_queries_val",
+                "Human_BLIP2",
+                "ChatGPT_BLIP2",
+                "Unanswered_ChatGPT_BLIP2",
+                "FLAN_ALPACA_XXL_BLIP2",
+            )
+        ),
+    ),
+    "coco_karpathy": DataSet(
+        title="COCO captions, Karpathy's split (arXiv 1412.2306)",
+        annotations=f"{_BLIP}/coco_karpathy_{{train,val,test}}.json; BLIP's code is BSD-3",
+        images=f"2014 Train and Val images at {_COCO}",
+        source="configurations of salesforce/BLIP",
+        layout=(
+            ("coco_karpathy_*.json", "captions of train, val and test"),
+            ("train2014", "COCO, for training"),
+            ("val2014", "COCO, for all splits"),
+        ),
+        parts=(_karpathy("coco_karpathy", "val", 5000), _karpathy("coco_karpathy", "test", 5000)),
+    ),
+    "flickr30k": DataSet(
+        title="Flickr30k, Karpathy's split (TACL 2014; arXiv 1412.2306)",
+        annotations=f"{_BLIP}/flickr30k_{{train,val,test}}.json; BLIP's code is BSD-3",
+        images="https://shannon.cs.illinois.edu/DenotationGraph, by request; see the terms there",
+        source="configurations of salesforce/BLIP",
+        layout=(
+            ("flickr30k_*.json", "captions of train, val and test"),
+            ("flickr30k-images", "all images"),
+        ),
+        parts=(_karpathy("flickr30k", "val", None), _karpathy("flickr30k", "test", None)),
+    ),
+    "visdial": DataSet(
+        title="VisDial 1.0, dialogues about images (arXiv 1611.08669), trains ChatIR",
+        annotations="https://visualdialog.org/data; see the terms there",
+        images=f"2014 Train and Val images at {_COCO}; val2018 at https://visualdialog.org/data",
+        source="README of batra-mlp-lab/visdial",
+        layout=(
+            ("visdial_1.0_*.json", "dialogues of train and val"),
+            ("train2014", "COCO, of the training dialogues"),
+            ("val2014", "COCO, of the training dialogues"),
+            ("VisualDialog_val2018", "of the validation dialogues"),
+        ),
+        parts=tuple(
+            _images_of("VisDialImages", split, needs=(f"visdial_1.0_{split}.json",))
+            for split in ("train", "val")
+        ),
+    ),
+    "mtcir": DataSet(
+        title="MTCIR, 3.4 million pairs with several texts (CoLLM, arXiv 2503.19910)",
+        annotations="https://huggingface.co/collections/chuonghm/"
+        "collm-cvpr25-67fadfe01ddd3c74443a2b86; see the terms there",
+        images="as the annotations: LLaVA-558k, from CC3M, LAION and SBU with terms of their own",
+        source="supplement of the paper; the files' schema could not be read for this check",
+        layout=(
+            ("*.jsonl", "one pair a line: image, target_image, modifications"),
+            ("**/*.tar", "or the images themselves, at the paths that the lines name"),
+        ),
+        parts=(
+            Part(
+                name="pairs",
+                class_path="cirlab.data_check.readers.MtcirFiles",
+                arguments={"root": ROOT},
+                needs=(),
+                training=True,
+            ),
+        ),
+    ),
+    "folder": DataSet(
+        title="your own images (docs/data.md)",
+        annotations="your own",
+        images="your own",
+        source="docs/data.md",
+        layout=(
+            ("*/pairs.jsonl", "images with captions"),
+            ("*/composed.jsonl", "reference, change and targets"),
+            ("*/gallery.txt", "the pool of an evaluation"),
+        ),
+        parts=(
+            _images_of("FolderRecords", "train", needs=("train",)),
+            *(
+                _own(split, kind, file)
+                for split in ("val", "test")
+                for kind, file in (
+                    ("FolderTextToImage", "pairs.jsonl"),
+                    ("FolderComposed", "composed.jsonl"),
+                )
+            ),
+        ),
+    ),
+}
+
+
+def data_set(name: str) -> DataSet:
+    """A description by its name.
+
+    Raises:
+        UserError: there is none; it names the closest, and all.
+    """
+    if name not in DATA_SETS:
+        close = get_close_matches(name, DATA_SETS, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        what = f"there is no description of a data set {name!r}" if name else "no data set is named"
+        raise UserError(f"{what}; {hint}choose one of: {', '.join(DATA_SETS)}")
+    return DATA_SETS[name]

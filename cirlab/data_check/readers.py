@@ -1,0 +1,151 @@
+"""What lists the images of data sets that are no benchmarks."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+from tqdm import tqdm
+
+from cirlab.errors import UserError
+from cirlab.folder import Folder, composed_row
+from cirlab.jsonl import JsonLines
+from cirlab.records import EncodedImage, FileImage, Image
+from cirlab.tars import TarIndex
+
+
+class FolderRecords:
+    """The training images of a user's own folder (`cirlab.folder`).
+
+    Args:
+        root: the data folder.
+        split: its subfolder.
+    """
+
+    gallery: Sequence[FileImage] = ()
+    queries: Sequence[Any] = ()
+
+    def __init__(self, root: str, split: str) -> None:
+        self.root = root
+        self.split = split
+
+    def setup(self) -> None:
+        folder = Folder(self.root)
+        paths: dict[str, None] = {}
+        count = 0
+        for file in ("pairs.jsonl", "composed.jsonl"):
+            if (Path(self.root) / self.split / file).is_file():
+                for row in folder.rows(self.split, file):
+                    count += 1
+                    if file == "pairs.jsonl":
+                        paths[folder.pair(row).image.id] = None
+                    else:
+                        parsed = composed_row(row)
+                        paths |= dict.fromkeys((parsed.reference, *parsed.targets))
+        self.gallery = [folder.image(path) for path in paths]
+        self.queries = range(count)
+
+
+class MtcirFiles:
+    """The images that MTCIR's lines name, in a folder or in tar archives below the root.
+
+    Args:
+        root: with one or several `*.jsonl` and either images or `*.tar` archives.
+        reference: field of the reference image's path.
+        target: field of the target image's path.
+    """
+
+    gallery: Sequence[Image] = ()
+    queries: Sequence[Any] = ()
+
+    def __init__(self, root: str, reference: str = "image", target: str = "target_image") -> None:
+        self.root = Path(root)
+        self.fields = (reference, target)
+
+    def setup(self) -> None:
+        files = [JsonLines(path) for path in sorted(self.root.glob("*.jsonl"))]
+        if not files:
+            raise UserError(
+                f"there is no .jsonl file in {self.root}; put MTCIR's annotations there"
+            )
+        names: dict[str, None] = {}
+        for rows in files:
+            for row in tqdm(rows, desc=str(rows.path), delay=2, disable=None):
+                names |= dict.fromkeys(row.text(name) for name in self.fields)
+        self.queries = range(sum(map(len, files)))
+        tars = sorted(self.root.rglob("*.tar"))
+        if not tars:
+            self.gallery = [FileImage(id=name, path=self.root / name) for name in names]
+            return
+        index = TarIndex(tars)
+        members = {index.name(member): member for member in range(len(index))}
+        self.gallery = [ArchivedImage(name, index, members.get(name)) for name in names]
+
+
+@dataclass(frozen=True)
+class ArchivedImage(Image):
+    """A member of a tar archive, read when it is decoded; None where there is none."""
+
+    index: TarIndex = field(repr=False, compare=False)
+    member: int | None
+
+    def load(self) -> PIL.Image.Image:
+        assert self.member is not None, "missing members are told before anything is decoded"
+        return EncodedImage(id=self.id, data=self.index.read(self.member)).load()
+
+
+class VisDialImages:
+    """The images of VisDial's dialogues.
+
+    The training dialogues speak about images of COCO's train2014 and val2014; the validation
+    dialogues have images of their own.
+
+    Args:
+        root: with `visdial_1.0_<split>.json` and the folders of images.
+        split: train or val.
+    """
+
+    gallery: Sequence[FileImage] = ()
+    queries: Sequence[Any] = ()
+
+    def __init__(self, root: str, split: str) -> None:
+        self.root = Path(root)
+        self.split = split
+
+    def setup(self) -> None:
+        path = self.root / f"visdial_1.0_{self.split}.json"
+        try:
+            dialogues = json.loads(path.read_bytes())["data"]["dialogs"]
+            numbers = [int(dialogue["image_id"]) for dialogue in dialogues]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} is not a VisDial 1.0 file, whose data.dialogs each have an image_id "
+                f"({type(error).__name__}: {error}); download it again"
+            ) from error
+        folders = {"train": ("train2014", "val2014"), "val": ("VisualDialog_val2018",)}[self.split]
+        listed = {name: _names_in(self.root / name) for name in folders}
+        self.gallery = [self._image(number, listed) for number in numbers]
+        self.queries = range(len(numbers))
+
+    def _image(self, number: int, listed: Mapping[str, frozenset[str]]) -> FileImage:
+        paths = [
+            f"{folder}/{_prefix(folder)}_{number:012d}.jpg"
+            for folder, names in listed.items()
+            if f"{_prefix(folder)}_{number:012d}.jpg" in names
+        ]
+        first = next(iter(listed))
+        path = paths[0] if paths else f"{first}/{_prefix(first)}_{number:012d}.jpg"
+        return FileImage(id=path, path=self.root / path)
+
+
+def _prefix(folder: str) -> str:
+    return folder if folder.startswith("VisualDialog") else f"COCO_{folder}"
+
+
+def _names_in(folder: Path) -> frozenset[str]:
+    return frozenset(os.listdir(folder)) if folder.is_dir() else frozenset()  # noqa: PTH208

@@ -1,0 +1,340 @@
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import re
+import tarfile
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from cirlab.data_check import __main__ as command
+from cirlab.data_check.checking import build, check
+from cirlab.data_check.descriptions import DATA_SETS, ROOT, DataSet, Part, data_set
+from cirlab.errors import UserError
+from tests.datamodules.toys import jpeg, write_folder, write_images, write_jsonl
+
+DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+
+#: A folder's composed queries, whose published sizes are those of `write_folder`.
+PART = Part(
+    name="val",
+    class_path="cirlab.benchmarks.FolderComposed",
+    arguments={"root": ROOT, "split": "val", "name": "toy"},
+    needs=("val/composed.jsonl", "val/gallery.txt"),
+    queries=9,
+    pool=12,
+)
+TOY = DataSet(
+    title="Toy (arXiv 0000.00000)",
+    annotations="https://example.org/toy; MIT",
+    images="https://example.org/images; on request",
+    source="its README",
+    layout=(("val/*.jsonl", "queries"), ("images", "all"), ("masks", "none")),
+    parts=(PART, replace(PART, name="test", needs=("test/composed.jsonl",))),
+)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_folder(tmp_path / "data", split="val")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """The command on the toy; its exit status and what it prints."""
+    monkeypatch.setattr(
+        "cirlab.data_check.descriptions.DATA_SETS", {"toy": TOY, "other": DATA_SETS["cirr"]}
+    )
+
+    def run(*options: str) -> tuple[int, str]:
+        status = command.main([*options, "--lists", str(tmp_path / "lists")])
+        return status, capsys.readouterr().out
+
+    return run
+
+
+# ---- the command ----------------------------------------------------------------------------
+
+
+def test_a_whole_data_set_is_said_to_be_whole(root: Path, run: Any, tmp_path: Path) -> None:
+    status, text = run("toy", "--root", str(root), "--decode")
+    assert status == 0
+    for line in (
+        "annotations  https://example.org/toy; MIT",
+        "images       https://example.org/images; on request",
+        "there    val/*.jsonl  queries",
+        "there    images       all",
+        "missing  masks        none",
+        "9 queries, as published",
+        "12 gallery images, as published",
+        "none of 12 images is missing",
+        "none of 12 images is broken",
+        "not there: test/composed.jsonl",
+    ):
+        assert line in text
+    assert not (tmp_path / "lists").exists()
+
+
+def test_missing_images_are_counted_named_and_listed(root: Path, run: Any, tmp_path: Path) -> None:
+    for number in range(11):
+        (root / "images" / f"{number}.jpg").unlink()
+    status, text = run("toy", "--root", str(root))
+    assert status == 1
+    path = tmp_path / "lists" / "toy_val_missing.txt"
+    first = ", ".join(f"images/{i}.jpg" for i in range(10))
+    assert f"11 of 12 images are missing, all listed in {path}: {first}, ...\n" in text
+    assert path.read_text().split() == [f"images/{i}.jpg" for i in range(11)]
+    write_images(root, 12)
+    assert run("toy", "--root", str(root))[0] == 0
+    assert not path.exists(), "the list of an earlier check was left"
+
+
+def test_broken_images_are_found_on_request(root: Path, run: Any, tmp_path: Path) -> None:
+    (root / "images" / "3.jpg").write_bytes(b"no image")
+    (root / "images" / "7.jpg").unlink()
+    status, text = run("toy", "--root", str(root))
+    assert status == 1
+    assert "images is broken" not in text and "images are broken" not in text
+    status, text = run("toy", "--root", str(root), "--decode")
+    assert "1 of 12 images are broken" in text
+    assert "1 of 12 images are missing" in text
+    assert (tmp_path / "lists" / "toy_val_broken.txt").read_text() == "images/3.jpg\n"
+
+
+def test_other_sizes_than_the_published_are_told(root: Path, run: Any) -> None:
+    """Images of the folder in place of the split's: CIRR's most frequent mistake."""
+    gallery = root / "val" / "gallery.txt"
+    gallery.write_text(gallery.read_text() + "images/more.jpg\n")
+    (root / "images" / "more.jpg").write_bytes(jpeg(1))
+    queries = root / "val" / "composed.jsonl"
+    queries.write_text("".join(queries.read_text().splitlines(keepends=True)[:-1]))
+    status, text = run("toy", "--root", str(root))
+    assert status == 1
+    assert "13 gallery images, but 12 are published" in text
+    assert "8 queries, but 9 are published" in text
+
+
+def test_malformed_annotations_are_told(root: Path, run: Any) -> None:
+    path = root / "val" / "composed.jsonl"
+    path.write_text(path.read_text() + "{\n")
+    status, text = run("toy", "--root", str(root))
+    assert status == 1
+    assert "cannot be read: " in text
+    assert "composed.jsonl, line 10: not valid JSON" in text
+
+
+def test_a_folder_with_nothing_of_it_is_not_whole(tmp_path: Path, run: Any) -> None:
+    status, text = run("toy", "--root", str(tmp_path))
+    assert status == 1
+    assert "missing  val/*.jsonl" in text
+    assert "not there: val/composed.jsonl" in text
+
+
+def test_without_a_root_it_is_said_where_the_data_come_from(run: Any) -> None:
+    status, text = run("toy")
+    assert status == 0
+    assert "https://example.org/toy; MIT" in text
+    assert "there " not in text and "missing" not in text
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["tiy"], r"no description of a data set 'tiy'; did you mean toy\? choose one of: toy, ot"),
+        (["qqq"], r"no description of a data set 'qqq'; choose one of: toy, other"),
+        ([], r"no data set is named; choose one of: toy, other"),
+        (["toy", "--root", "/no/such/folder"], r"root /no/such/folder is not a folder"),
+        (["toy", "--root", ""], r"the data root is empty"),
+    ],
+)
+def test_wrong_names_and_folders_are_refused(
+    run: Any, caplog: pytest.LogCaptureFixture, options: list[str], problem: str
+) -> None:
+    status, text = run(*options)
+    assert (status, text) == (2, "")
+    assert re.search(problem, caplog.text)
+
+
+def test_paths_are_printed_as_they_are(root: Path, run: Any) -> None:
+    """Neither wrapped nor taken for markup."""
+    odd = root.parent / ("long " * 30 + "[bold]")
+    root.rename(odd)
+    status, text = run("toy", "--root", str(odd))
+    assert status == 0
+    assert f"below {odd}\n" in text
+
+
+# ---- what is read ---------------------------------------------------------------------------
+
+
+def test_candidates_are_counted(root: Path) -> None:
+    part = replace(PART, candidates=3)
+    assert check(part, root).deviations == ("0 candidates of a query, but 3 are published",)
+    path = root / "val" / "composed.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        row["candidates"] = row["targets"]
+    write_jsonl(path, rows)
+    assert check(part, root).deviations == ()
+    assert "3 candidates of a query, as published" in check(part, root).sizes
+
+
+def test_sizes_nobody_published_are_only_told(root: Path) -> None:
+    finding = check(replace(PART, queries=None, pool=None), root)
+    assert finding.sizes == ("9 queries", "12 gallery images")
+    assert finding.complete
+
+
+def test_an_image_of_gallery_and_query_counts_once(root: Path) -> None:
+    """A reference outside the pool counts, too."""
+    gallery = root / "val" / "gallery.txt"
+    gallery.write_text(gallery.read_text().replace("images/0.jpg\n", ""))
+    (root / "images" / "0.jpg").unlink()
+    finding = check(PART, root)
+    assert (finding.images, finding.missing) == (12, ("images/0.jpg",))
+
+
+def test_training_images_of_a_folder(tmp_path: Path) -> None:
+    write_folder(tmp_path, split="train")
+    (tmp_path / "images" / "11.jpg").unlink()
+    part = DATA_SETS["folder"].parts[0]
+    finding = check(part, tmp_path)
+    assert finding.sizes == ("21 records", "12 images")
+    assert finding.missing == ("images/11.jpg",)
+
+
+def mtcir(root: Path, images: int = 5) -> Part:
+    names = write_images(root, images)
+    rows = [
+        {"image": names[i], "target_image": names[i + 1], "modifications": ["x"]}
+        for i in range(images - 1)
+    ]
+    write_jsonl(root / "a.jsonl", rows[:2])
+    write_jsonl(root / "b.jsonl", rows[2:])
+    return DATA_SETS["mtcir"].parts[0]
+
+
+def test_mtcir_in_a_folder(tmp_path: Path) -> None:
+    part = mtcir(tmp_path)
+    (tmp_path / "images" / "2.jpg").unlink()
+    finding = check(part, tmp_path, decode=True)
+    assert finding.sizes == ("4 records", "5 images")
+    assert finding.missing == ("images/2.jpg",)
+    assert finding.broken == ()
+
+
+def test_mtcir_in_archives(tmp_path: Path) -> None:
+    part = mtcir(tmp_path)
+    (tmp_path / "images" / "4.jpg").write_bytes(b"no image")
+    (tmp_path / "tars").mkdir()
+    for number, held in enumerate(((0, 1), (4, 3))):
+        with tarfile.open(tmp_path / "tars" / f"{number}.tar", "w") as archive:
+            for i in held:
+                name = f"images/{i}.jpg"
+                archive.add(tmp_path / name, arcname=name)
+    finding = check(part, tmp_path, decode=True)
+    assert finding.missing == ("images/2.jpg",)
+    assert finding.broken == ("images/4.jpg",)
+
+
+def test_mtcir_without_or_with_other_lines(tmp_path: Path) -> None:
+    part = DATA_SETS["mtcir"].parts[0]
+    assert "there is no .jsonl file" in (check(part, tmp_path).problem or "")
+    write_jsonl(tmp_path / "a.jsonl", [{"ref": "x"}])
+    assert "a.jsonl, line 1: the field 'image' is missing" in (check(part, tmp_path).problem or "")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_visdial_images_lie_in_their_folders(tmp_path: Path, split: str) -> None:
+    part = next(part for part in DATA_SETS["visdial"].parts if part.name == split)
+    dialogues = [{"image_id": number, "dialog": []} for number in (1, 22, 333)]
+    content = {"data": {"dialogs": dialogues}}
+    (tmp_path / f"visdial_1.0_{split}.json").write_text(json.dumps(content))
+    there = ["VisualDialog_val2018/VisualDialog_val2018_000000000001.jpg"]
+    if split == "train":
+        there = [f"{n}2014/COCO_{n}2014_{i:012d}.jpg" for n, i in (("train", 1), ("val", 22))]
+    for name in there:
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(jpeg(1))
+    finding = check(part, tmp_path, decode=True)
+    assert finding.sizes == ("3 records", "3 images")
+    folder, name = there[0].split("/")
+    gone = [333] if split == "train" else [22, 333]
+    expected = [f"{folder}/{name.replace('000000000001', f'{n:012d}')}" for n in gone]
+    assert list(finding.missing) == expected
+    assert finding.broken == ()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"data": {}}', '{"data": {"dialogs": [{}]}}'])
+def test_what_is_no_visdial_file_is_told(tmp_path: Path, content: str) -> None:
+    (tmp_path / "visdial_1.0_val.json").write_text(content)
+    finding = check(DATA_SETS["visdial"].parts[1], tmp_path)
+    assert "visdial_1.0_val.json is not a VisDial 1.0 file" in (finding.problem or "")
+
+
+# ---- the descriptions -----------------------------------------------------------------------
+
+#: Classes that descriptions name before they are written.
+PENDING = {
+    "CIRR",
+    "CIRCO",
+    "FashionIQ",
+    "GeneCIS",
+    "COCOFacet",
+    "ChatIR",
+    "KarpathyTextToImage",
+}
+PARTS = [(name, part) for name, data in DATA_SETS.items() for part in data.parts]
+
+
+@pytest.mark.parametrize(("name", "part"), PARTS, ids=lambda value: getattr(value, "name", value))
+def test_classes_take_the_arguments_of_the_descriptions(
+    tmp_path: Path, name: str, part: Part
+) -> None:
+    module, _, cls = part.class_path.rpartition(".")
+    if cls in PENDING and not hasattr(import_module(module), cls):
+        pytest.skip(f"{part.class_path} is not written yet")
+    inspect.signature(getattr(import_module(module), cls)).bind(**part.arguments)
+    made = build(part, tmp_path)
+    assert str(tmp_path) in {str(value) for value in vars(made).values()}
+
+
+def test_parts_of_a_data_set_have_different_names() -> None:
+    for data in DATA_SETS.values():
+        names = [part.name for part in data.parts]
+        assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_every_data_set_is_described_in_the_docs_and_by_the_command(name: str) -> None:
+    data = data_set(name)
+    out = io.StringIO()
+    command.describe(data, None, Console(file=out, width=300))
+    for text in (data.title, data.annotations, data.images, data.source):
+        assert text in out.getvalue()
+    assert re.search(rf"^\| `{name}` \|", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("name", "part"), PARTS, ids=lambda value: getattr(value, "name", value))
+def test_what_a_part_needs_is_in_the_layout(tmp_path: Path, name: str, part: Part) -> None:
+    patterns = [pattern for pattern, _ in DATA_SETS[name].layout]
+    for path in part.needs:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+        if name != "folder":
+            assert any(next(tmp_path.glob(pattern), None) for pattern in patterns), path
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(UserError, match="did you mean cirr"):
+        data_set("crir")
