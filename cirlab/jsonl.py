@@ -103,7 +103,7 @@ class Row(Mapping[str, Any]):
     def _required(self, name: str) -> Any:
         if name not in self.fields:
             has = ", ".join(self.fields) or "no field at all"
-            raise self.error(f"the field {name!r} is missing (the line has {has}); add it")
+            raise self.error(f"the field {name!r} is missing (it has {has}); add it")
         return self.fields[name]
 
     def _wrong(self, name: str, wanted: str) -> UserError:

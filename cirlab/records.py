@@ -140,6 +140,21 @@ class TextPair:
 
 
 @dataclass(frozen=True)
+class Dialogue:
+    """An image and how people found it by talking (VisDial, ChatIR).
+
+    Attributes:
+        image: what is spoken of.
+        caption: what the dialogue began with.
+        rounds: one text for each further round, "question? answer".
+    """
+
+    image: Image
+    caption: str
+    rounds: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Query:
     """One query of a benchmark.
 

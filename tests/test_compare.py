@@ -56,6 +56,8 @@ OTHER = {
     "tie_rule": "optimistic",
     "score_dtype": "bfloat16",
     "index": "IVF256,Flat",
+    "candidates": "own, 15",
+    "wordings": 2,
 }
 
 

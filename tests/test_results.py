@@ -44,5 +44,7 @@ def test_the_method_and_its_baselines_fit_a_terminal(tmp_path: Path) -> None:
         "sum",
     ]
     assert all("1.00" in row and "30.00" in row for row in rows)
-    assert "1500 queries, pool of 3000 images, excluded: the reference image" in text
+    assert (
+        "1500 queries, gallery of 3000, ranked against: the whole gallery, excluded: the " in text
+    )
     assert str(tmp_path) in text.replace("\n", "")

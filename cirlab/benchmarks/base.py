@@ -16,6 +16,9 @@ import torch
 
 from cirlab.records import Caption, Item, Query
 
+#: Of queries that have no candidates of their own.
+WHOLE_GALLERY = "the whole gallery"
+
 QueryKind = Literal["text", "composed", "image", "dialogue"]
 
 
@@ -24,9 +27,11 @@ class Protocol:
     """What makes two numbers comparable. It is stored and printed with every result.
 
     Attributes:
-        pool_size: items of the gallery that queries are ranked against.
+        pool_size: items of the gallery.
+        candidates: what each query is ranked against: the whole gallery, or how many of its own.
         exclusion: which images are removed before ranking, by id.
         query_template: how a query's words become the text a model reads.
+        wordings: in how many wordings a query is asked, whose unit vectors are averaged.
         tie_rule: "pessimistic": a target ranks after everything that scores as high, up to
             `cirlab.index.TIE_TOLERANCE`, so that a collapsed encoder never looks good.
         annotations: checksum of gallery, queries, targets and rules.
@@ -38,6 +43,8 @@ class Protocol:
     exclusion: str
     query_template: str
     annotations: str
+    candidates: str = WHOLE_GALLERY
+    wordings: int = 1
     tie_rule: str = "pessimistic"
     score_dtype: str = "float32"
     index: str = "Flat"
@@ -161,6 +168,8 @@ class Benchmark(ABC):
             exclusion=self.exclusion,
             query_template=self.query_template,
             annotations=self.checksum(),
+            candidates=_pools(self.queries),
+            wordings=self.wordings,
         )
 
     def checksum(self) -> str:
@@ -174,6 +183,16 @@ class Benchmark(ABC):
             row = (q.id, q.text, reference, q.targets, q.exclude, q.candidates, q.subset, q.prompt)
             digest.update(f"{row!r}\n".encode())
         return digest.hexdigest()[:16]
+
+
+def _pools(queries: Iterable[Query]) -> str:
+    """How many images queries are ranked against, where they have candidates of their own."""
+    sizes = sorted({0 if query.candidates is None else len(query.candidates) for query in queries})
+    if sizes in ([0], []):
+        return WHOLE_GALLERY
+    named = [str(size) if size else WHOLE_GALLERY for size in sizes]
+    told = ", ".join(named) if len(named) < 5 else f"{named[0]} to {named[-1]}"
+    return f"own, {told}"
 
 
 def breakdown_rows(queries: Iterable[Query], tag: str) -> dict[str, list[int]]:

@@ -103,7 +103,7 @@ GOOD = {"image": "images/0.jpg", "captions": ["a"]}
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ({"captions": ["a"]}, r"line 2: the field 'image' is missing \(the line has captions\)"),
+        ({"captions": ["a"]}, r"line 2: the field 'image' is missing \(it has captions\)"),
         ({"image": "images/0.jpg"}, "line 2: the field 'captions' is missing"),
         ({**GOOD, "captions": "a"}, "line 2: the field 'captions' is \"a\", but must be a list"),
         ({**GOOD, "captions": []}, r"line 2: the field 'captions' is \[\], but must be a list"),

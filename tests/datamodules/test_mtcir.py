@@ -116,7 +116,7 @@ def test_a_malformed_line_is_told_at_the_start(
 
 def test_a_wrong_key_is_told_at_the_start(tmp_path: Path) -> None:
     write_images(tmp_path, 5)
-    with pytest.raises(UserError, match=r"line 1: the field 'texts' is missing \(the line has im"):
+    with pytest.raises(UserError, match=r"line 1: the field 'texts' is missing \(it has im"):
         mtcir(tmp_path, rows(), keys=MtcirKeys(texts="texts")).train_dataset()
 
 
