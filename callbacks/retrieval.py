@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
@@ -13,8 +14,11 @@ from torch import Tensor
 from cirlab import distributed
 from cirlab.benchmarks.base import Benchmark
 from cirlab.errors import UserError
-from cirlab.evaluation import Encoded, Gallery, Ranking, evaluate
-from cirlab.ranking import locate
+from cirlab.evaluation import Encoded, Found, Gallery, Ranking, score, search
+from cirlab.ranking import SearchResult, locate
+from cirlab.reranking import score_blocks
+
+T = TypeVar("T")
 
 
 class RetrievalEvaluation(L.Callback):
@@ -23,7 +27,9 @@ class RetrievalEvaluation(L.Callback):
     It collects what `validation_step` encodes, gathers it by dataset index over all processes
     (so that no padding of a distributed sampler is counted and no sample is missing), indexes
     every gallery once, and scores the method's queries and, for composed queries, the
-    baselines of the same encoder: image only, text only, and the sum of both.
+    baselines of the same encoder: image only, text only, and the sum of both. Where a
+    benchmark has a `rerank_depth`, the method's second stage puts that many of each query's best
+    items in order again (`cirlab.reranking`).
 
     Logged on every process: `val/<benchmark>/<metric>` and
     `val/<benchmark>/baseline_<name>/<metric>` (`test/...` in a test run). Breakdowns by tag
@@ -52,11 +58,13 @@ class RetrievalEvaluation(L.Callback):
         """Refuse queries that no ranking could serve before anything is encoded.
 
         Raises:
-            UserError: see `cirlab.ranking.locate`; or the trainer limits evaluation batches.
+            UserError: see `cirlab.ranking.locate`; or the trainer limits evaluation batches, or
+                the method lacks a second stage.
         """
         if not _is_partial(trainer):
             _check_complete(trainer, stage)
         for benchmark in _benchmarks(trainer):
+            _check_second_stage(pl_module, benchmark)
             position = {image.id: row for row, image in enumerate(benchmark.gallery)}
             locate(benchmark.queries, position)
 
@@ -107,37 +115,63 @@ class RetrievalEvaluation(L.Callback):
         self._batches[_key(batch["kind"], batch["source"])].append(rows | vectors)
 
     def _evaluate(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.results, self.rankings = {}, {}
         benchmarks = _benchmarks(trainer)
         encoded = self._gather(benchmarks)
-        self.results, self.rankings = {}, {}
-        error: UserError | RuntimeError | None = None
-        if distributed.rank() == 0:
-            try:
-                self._evaluate_all(benchmarks, encoded)
-            except (UserError, RuntimeError) as caught:
-                # The other processes wait for results; they have to hear of this instead.
-                error = caught
-        error, self.results = distributed.broadcast_object((error, self.results))
-        if error is not None:
-            raise error
+        galleries: dict[str, Gallery] = {}
+        for benchmark in benchmarks:
+            # Rank 0 ranks and scores; all others have nothing to do but hear of its errors.
+            found = _first_process(partial(self._search, benchmark, encoded, galleries))
+            if benchmark.rerank_depth is not None:
+                with trainer.precision_plugin.forward_context():
+                    found = self._rerank(pl_module, benchmark, galleries, found)
+            _first_process(partial(self._score, benchmark, galleries, found))
+        self.results = distributed.broadcast_object(self.results)
         for name, results in self.results.items():
             for metric, value in _flat(results).items():
                 pl_module.log(f"{stage}/{name}/{metric}", value, sync_dist=True)
 
-    def _evaluate_all(
-        self, benchmarks: list[Benchmark], encoded: Mapping[str, dict[str, Tensor]]
+    def _search(
+        self,
+        benchmark: Benchmark,
+        encoded: Mapping[str, dict[str, Tensor]],
+        galleries: dict[str, Gallery],
+    ) -> Found:
+        """The first stage, indexing each gallery once."""
+        if (key := benchmark.gallery_id) not in galleries:
+            vectors = _by_index(encoded, _key("gallery", key), len(benchmark.gallery))
+            galleries[key] = Gallery(benchmark.gallery, vectors, factory=self.factory)
+        asked = len(benchmark.asked())
+        queries = _by_index(encoded, _key("queries", benchmark.name), asked)
+        return search(benchmark, galleries[key], queries, top_k=self.top_k)
+
+    def _rerank(
+        self,
+        pl_module: Any,
+        benchmark: Benchmark,
+        galleries: Mapping[str, Gallery],
+        found: Found | None,
+    ) -> Found | None:
+        """The second stage: every process scores its share of the pairs, rank 0 ranks."""
+        gallery = galleries.get(benchmark.gallery_id)
+        known: tuple[list[int], Tensor, SearchResult] | None = None
+        if gallery is not None and found is not None:
+            known = (list(found.rows), gallery.rows, found.ranked.best)
+        known = distributed.broadcast_object(known)
+        assert known is not None, "rank 0 has searched"
+        scores = distributed.together(partial(_second_stage, pl_module, benchmark, *known))
+        cells, values = map(distributed.gather_rows, scores)
+        if cells is None or values is None or gallery is None or found is None:
+            return None
+        return found.rerank(gallery, cells, values)
+
+    def _score(
+        self, benchmark: Benchmark, galleries: Mapping[str, Gallery], found: Found | None
     ) -> None:
-        """Fill `results` and `rankings`, indexing each gallery once."""
-        galleries: dict[str, Gallery] = {}
-        for benchmark in benchmarks:
-            if (key := benchmark.gallery_id) not in galleries:
-                vectors = _by_index(encoded, _key("gallery", key), len(benchmark.gallery))
-                galleries[key] = Gallery(benchmark.gallery, vectors, factory=self.factory)
-            asked = len(benchmark.asked())
-            queries = _by_index(encoded, _key("queries", benchmark.name), asked)
-            found = evaluate(benchmark, galleries[key], queries, top_k=self.top_k)
-            self.results[benchmark.name] = found.results
-            self.rankings[benchmark.name] = found.ranking
+        assert found is not None, "rank 0 has searched"
+        scored = score(benchmark, galleries[benchmark.gallery_id], found)
+        self.results[benchmark.name] = scored.results
+        self.rankings[benchmark.name] = scored.ranking
 
     def _gather(self, benchmarks: list[Benchmark]) -> dict[str, dict[str, Tensor]]:
         """All vectors of every gallery and query set, on rank 0; elsewhere nothing."""
@@ -153,6 +187,41 @@ class RetrievalEvaluation(L.Callback):
             if distributed.rank() == 0:
                 encoded[key] = {n: rows for n, rows in gathered.items() if rows is not None}
         return encoded
+
+
+def _first_process(work: Callable[[], T]) -> T | None:
+    """What `work` gives on rank 0, None elsewhere; its error on all."""
+    return distributed.together(lambda: work() if distributed.rank() == 0 else None)
+
+
+@torch.inference_mode()
+def _second_stage(
+    module: Any,
+    benchmark: Benchmark,
+    rows: Sequence[int],
+    places: Tensor,
+    best: SearchResult,
+) -> tuple[Tensor, Tensor]:
+    """This process's share of the second stage.
+
+    Args:
+        module: the method.
+        benchmark: its gallery holds all items, the readable ones at `places`.
+        rows: positions of the Q ranked queries.
+        places: positions of the readable items. Shape (G,), int64.
+        best: each query's best items, counted among the readable ones, K of them.
+
+    Returns:
+        Cells (P, 2), int64, and scores (P,), float32.
+    """
+    queries = [benchmark.queries[row] for row in rows]
+    items = [benchmark.gallery[place] for place in places.tolist()]
+    share = slice(distributed.rank(), None, distributed.world_size())
+    cells, values = [torch.empty(0, 2, dtype=torch.long)], [torch.empty(0)]
+    for found, scored in score_blocks(module.rerank, queries, items, best, share):
+        cells.append(found)
+        values.append(scored)
+    return torch.cat(cells), torch.cat(values)
 
 
 def _by_index(encoded: Mapping[str, dict[str, Tensor]], what: str, size: int) -> Encoded:
@@ -206,6 +275,14 @@ def _is_partial(trainer: L.Trainer) -> bool:
     """Whether this is only a trial on a few batches, which no ranking can be made of."""
     trials = (getattr(trainer, name) for name in ("fast_dev_run", "overfit_batches"))
     return trainer.sanity_checking or any(trials)
+
+
+def _check_second_stage(module: L.LightningModule, benchmark: Benchmark) -> None:
+    if benchmark.rerank_depth is not None and not getattr(module, "reranks", False):
+        raise UserError(
+            f"benchmark {benchmark.name!r} has the best {benchmark.rerank_depth} items ranked "
+            f"again, but {type(module).__name__} has no second stage; set its rerank_depth to null"
+        )
 
 
 def _check_complete(trainer: L.Trainer, stage: str) -> None:

@@ -5,12 +5,15 @@ All functions work without a process group, as one process that is rank 0 of 1.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Callable
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as dist_nn
 from torch import Tensor
+
+from cirlab.errors import UserError
 
 T = TypeVar("T")
 
@@ -121,6 +124,30 @@ def all_gather_object(value: T, group: dist.ProcessGroup | None = None) -> list[
     values: list[T] = [value] * world_size(group)
     dist.all_gather_object(values, value, group=group)
     return values
+
+
+def together(work: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
+    """Do a share of some work on every process; what fails on one ends all of them.
+
+    Without it the others would wait for the failed one in their next collective.
+
+    Args:
+        work: no collectives inside.
+        group: the processes.
+
+    Raises:
+        UserError, RuntimeError: what the first of the failed processes raised, on every process.
+    """
+    error: UserError | RuntimeError | None = None
+    result: T | None = None
+    try:
+        result = work()
+    except (UserError, RuntimeError) as caught:
+        error = caught
+    for told in all_gather_object(error, group):
+        if told is not None:
+            raise told
+    return cast(T, result)
 
 
 def _gather_padded(rows: Tensor, height: int, group: dist.ProcessGroup | None) -> list[Tensor]:

@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cirlab.benchmarks.base import Benchmark, TargetRanks
+from cirlab.benchmarks.base import Benchmark
 from cirlab.errors import UserError
 from cirlab.index import GalleryIndex, Ranked
 from cirlab.metrics import best_ranks
+from cirlab.ranking import locate
 from cirlab.records import Item, Query
+from cirlab.reranking import reranked
 
 #: Encoded parts of a composed query that are ranked beside it.
 PARTS = ("image_only", "text_only")
@@ -101,14 +103,54 @@ class Gallery:
         return self.indexes.get("baseline", self.main)
 
 
+@dataclass(frozen=True)
+class Found:
+    """What the first stage, the comparison of vectors, finds for one benchmark.
+
+    Attributes:
+        queries: the Q queries that can be ranked, without unreadable images.
+        rows: their positions in `Benchmark.queries`.
+        vectors: of these queries, by name, each of shape (Q, D).
+        ranked: ranks of their targets, and their best images.
+        unreadable: items and queries that were left out.
+    """
+
+    queries: Sequence[Query]
+    rows: Sequence[int]
+    vectors: Mapping[str, Tensor]
+    ranked: Ranked
+    unreadable: int
+
+    def rerank(self, gallery: Gallery, cells: Tensor, scores: Tensor) -> Found:
+        """The same with the best images in the order of a second stage.
+
+        Args:
+            gallery: that was searched.
+            cells: row and column of the table of best images. Shape (P, 2), int64.
+            scores: of these cells. Shape (P,), float32.
+        """
+        table = torch.full(self.ranked.best.positions.shape, -torch.inf)
+        table[cells[:, 0], cells[:, 1]] = scores
+        known = locate(self.queries, gallery.main.position)
+        return dataclasses.replace(self, ranked=reranked(self.ranked, known.targets, table))
+
+
 def evaluate(
     benchmark: Benchmark, gallery: Gallery, encoded: Encoded, top_k: int = 10
 ) -> Evaluation:
-    """Rank and score one benchmark, with its baselines and breakdowns.
+    """Rank by vectors and score one benchmark, with its baselines and breakdowns.
+
+    See `search` and `score`, between which a second stage may come in.
+    """
+    return score(benchmark, gallery, search(benchmark, gallery, encoded, top_k))
+
+
+def search(benchmark: Benchmark, gallery: Gallery, encoded: Encoded, top_k: int = 10) -> Found:
+    """Rank one benchmark's gallery by vectors.
 
     Unreadable images are left out: of the gallery, and with it of the targets, exclusions,
     candidates and subsets. A query whose own image is unreadable, or that has no target left,
-    is left out as well. The protocol in the results counts what was really ranked.
+    is left out as well.
 
     Args:
         benchmark: its data and rules.
@@ -122,30 +164,31 @@ def evaluate(
     encoded = averaged(encoded, benchmark.wordings)
     queries, rows = _rankable(benchmark, gallery, encoded.valid)
     vectors = {name: rows_of[rows] for name, rows_of in encoded.vectors.items()}
-    ranked = gallery.main.rank(vectors["query"], queries, k=max(top_k, benchmark.list_size))
+    depth = max(top_k, benchmark.list_size, benchmark.rerank_depth or 0)
+    ranked = gallery.main.rank(vectors["query"], queries, k=depth)
     unreadable = int((~encoded.valid).sum()) + gallery.size - len(gallery.rows)
+    return Found(queries, rows, vectors, ranked, unreadable)
+
+
+def score(benchmark: Benchmark, gallery: Gallery, found: Found) -> Evaluation:
+    """Results of one benchmark from what was found. The protocol counts what was really ranked."""
     results = {
-        "protocol": _protocol(benchmark, gallery, vectors["query"]) | {"queries": len(queries)},
-        **_scores(benchmark, gallery, vectors, queries, ranked.ranks),
-        "skipped_images": unreadable,
+        "protocol": _protocol(benchmark, gallery, found),
+        **_scores(benchmark, gallery, found),
+        "skipped_images": found.unreadable,
     }
-    return Evaluation(results, _ranking(benchmark, gallery, ranked, queries, rows))
+    return Evaluation(results, _ranking(benchmark, gallery, found))
 
 
-def _scores(
-    benchmark: Benchmark,
-    gallery: Gallery,
-    vectors: Mapping[str, Tensor],
-    queries: Sequence[Query],
-    ranks: TargetRanks,
-) -> dict[str, Any]:
+def _scores(benchmark: Benchmark, gallery: Gallery, found: Found) -> dict[str, Any]:
     if not benchmark.answered:
         return {"metrics": {}, "baselines": {}, "breakdown": {}}
+    queries, ranks = found.queries, found.ranked.ranks
     return {
         "metrics": benchmark.metrics(ranks, queries),
         "baselines": {
             name: benchmark.metrics(gallery.baseline.target_ranks(part, queries), queries)
-            for name, part in baselines(vectors).items()
+            for name, part in baselines(found.vectors).items()
         },
         "breakdown": {
             tag: benchmark.breakdown(ranks, queries, tag) for tag in benchmark.breakdowns
@@ -153,13 +196,9 @@ def _scores(
     }
 
 
-def _ranking(
-    benchmark: Benchmark,
-    gallery: Gallery,
-    ranked: Ranked,
-    queries: Sequence[Query],
-    rows: Sequence[int],
-) -> Ranking:
+def _ranking(benchmark: Benchmark, gallery: Gallery, found: Found) -> Ranking:
+    queries, ranked = found.queries, found.ranked
+
     def in_benchmark(positions: Tensor) -> Tensor:
         return torch.where(positions < 0, -1, gallery.rows[positions.clamp(min=0)])
 
@@ -169,7 +208,7 @@ def _ranking(
         ranks = best_ranks(ranked.ranks.targets)
     subset = ranked.best_in_subset
     return Ranking(
-        queries=tuple(rows),
+        queries=tuple(found.rows),
         images=in_benchmark(ranked.best.positions),
         targets=targets,
         ranks=ranks,
@@ -202,12 +241,19 @@ def baselines(vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return parts | {"sum": units[0] + units[1]}
 
 
-def _protocol(benchmark: Benchmark, gallery: Gallery, vectors: Tensor) -> dict[str, Any]:
+def _protocol(benchmark: Benchmark, gallery: Gallery, found: Found) -> dict[str, Any]:
     index = gallery.main
-    protocol = benchmark.protocol().as_dict() | {"pool_size": len(index), "index": index.factory}
+    protocol = benchmark.protocol().as_dict()
+    protocol |= {
+        "pool_size": len(index),
+        "queries": len(found.queries),
+        "index": index.factory,
+        "rerank_depth": benchmark.rerank_depth or 0,
+    }
     if index.is_exact:
         return protocol
-    return protocol | {"index_recall_at_10": index.recall_against_flat(vectors, k=10)}
+    recall = index.recall_against_flat(found.vectors["query"], k=10)
+    return protocol | {"index_recall_at_10": recall}
 
 
 def _rankable(

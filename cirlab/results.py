@@ -29,11 +29,13 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
     """What makes the numbers comparable, in one line."""
     several = protocol.get("wordings", 1)
     asked = f" in {several} wordings" if several != 1 else ""
+    depth = protocol.get("rerank_depth", 0)
+    second = f"best {depth} ranked again by a second stage, " if depth else ""
     return (
         f"{protocol['queries']} queries{asked}, gallery of {protocol['pool_size']}, ranked "
         f"against: {protocol.get('candidates', 'unknown')}, "
         f"excluded: {protocol['exclusion']}, ties {protocol['tie_rule']}, "
-        f"query read as {protocol['query_template']!r}, {protocol['index']} index, "
+        f"{second}query read as {protocol['query_template']!r}, {protocol['index']} index, "
         f"annotations {protocol['annotations']}; in percent"
     )
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 
-from cirlab.records import Image, Query
+from cirlab.records import Image, Item, Query
 from lightning_modules.learner import Inputs, Learner
 
 
@@ -23,6 +24,9 @@ class RetrievalModule(Learner):
     `kind` ("gallery", "captions" or "queries"), `source` (gallery id or benchmark name),
     `index` (B,) positions in the dataset, `valid` (B,) and `inputs`.
     """
+
+    #: Whether `rerank` is there: a second stage that reads query and item together.
+    reranks: ClassVar[bool] = False
 
     @abstractmethod
     def image_collator(self) -> Callable[[Sequence[Image]], Inputs]:
@@ -55,6 +59,30 @@ class RetrievalModule(Learner):
         vision tower); None: the gallery serves both.
         """
         return None
+
+    def rerank(
+        self,
+        queries: Sequence[Query],
+        items: Sequence[Item],
+        pairs: torch.Tensor,
+        scores: torch.Tensor,
+    ) -> torch.Tensor:
+        """Second-stage scores of some queries with some of their best items; higher is better.
+
+        Only called where `reranks` is true, in evaluation mode and without gradients. Each image
+        comes in one call, with all its pairs. Processes share the calls and may make different
+        numbers of them, so no collectives.
+
+        Args:
+            queries: raw records, to be read by the method's own collators.
+            items: gallery images, or captions.
+            pairs: positions in `queries` and in `items`. Shape (P, 2), int64.
+            scores: cosine similarities of the pairs by the first stage. Shape (P,), float32.
+
+        Returns:
+            Shape (P,).
+        """
+        raise NotImplementedError(f"{type(self).__name__} sets reranks, but has no rerank")
 
     def validation_step(
         self, batch: Inputs, batch_idx: int, dataloader_idx: int = 0

@@ -58,6 +58,7 @@ OTHER = {
     "index": "IVF256,Flat",
     "candidates": "own, 15",
     "wordings": 2,
+    "rerank_depth": 16,
 }
 
 

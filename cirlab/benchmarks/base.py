@@ -34,6 +34,7 @@ class Protocol:
         wordings: in how many wordings a query is asked, whose unit vectors are averaged.
         tie_rule: "pessimistic": a target ranks after everything that scores as high, up to
             `cirlab.index.TIE_TOLERANCE`, so that a collapsed encoder never looks good.
+        rerank_depth: how many of each query's best items a second stage put in order again.
         annotations: checksum of gallery, queries, targets and rules.
     """
 
@@ -45,6 +46,7 @@ class Protocol:
     annotations: str
     candidates: str = WHOLE_GALLERY
     wordings: int = 1
+    rerank_depth: int = 0
     tie_rule: str = "pessimistic"
     score_dtype: str = "float32"
     index: str = "Flat"
@@ -90,6 +92,8 @@ class Benchmark(ABC):
     exclusion: str = "none"
     #: Length of the rankings that a submission needs.
     list_size: int = 0
+    #: How many of each query's best items a method's second stage puts in order again; None: none.
+    rerank_depth: int | None = None
     #: False for test splits whose answers a server keeps: queries are ranked, not scored.
     answered: bool = True
 

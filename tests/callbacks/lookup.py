@@ -11,6 +11,7 @@ import PIL.Image
 import torch
 
 from cirlab.benchmarks.base import Benchmark, QueryKind, TargetRanks
+from cirlab.errors import UserError
 from cirlab.metrics import mean_average_precisions, mean_rank, recalls
 from cirlab.records import DecodedImage, FileImage, Image, Query, SampleKey, Triplet
 from datamodules.base import RetrievalData
@@ -37,6 +38,7 @@ class LookupBenchmark(Benchmark):
         asked: number of queries.
         gallery: its id, for benchmarks that share one.
         broken: of these images and references there is no file.
+        rerank_depth: how many images of each query the second stage ranks again.
     """
 
     kind: QueryKind = "composed"
@@ -49,7 +51,9 @@ class LookupBenchmark(Benchmark):
         asked: int = 11,
         gallery: str = "shelf",
         broken: Sequence[int] = (),
+        rerank_depth: int | None = None,
     ) -> None:
+        self.rerank_depth = rerank_depth
         self.name = name
         self.images = images
         self.count = asked
@@ -108,17 +112,25 @@ class LookupModule(L.LightningModule):
         parts: give the vectors of the parts of queries, too.
         own_space: rank the parts in a gallery space of their own.
         bad_query: the vector of this query is NaN.
+        bad_second: the second stage fails on this image.
     """
 
     train_record = Triplet
+    reranks = True
     query_kinds = frozenset({"composed"})
 
     def __init__(
-        self, parts: bool = True, own_space: bool = False, bad_query: int | None = None
+        self,
+        parts: bool = True,
+        own_space: bool = False,
+        bad_query: int | None = None,
+        bad_second: int | None = None,
     ) -> None:
         super().__init__()
         self.parts = parts
         self.own_space = own_space
+        self.bad_second = bad_second
+        self.second = vectors(100, len(NAMES)) @ vectors(100, len(NAMES) + 1).T
         self.weight = torch.nn.Parameter(torch.zeros(1))
         tables = {name: vectors(100, seed) for seed, name in enumerate(NAMES)}
         if bad_query is not None:
@@ -153,6 +165,19 @@ class LookupModule(L.LightningModule):
         self, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, torch.Tensor]:
         return self.validation_step(batch, batch_idx, dataloader_idx)
+
+    def rerank(
+        self,
+        queries: Sequence[Query],
+        items: Sequence[Image],
+        pairs: torch.Tensor,
+        scores: torch.Tensor,
+    ) -> torch.Tensor:
+        rows = numbers_of_queries(queries)["number"][pairs[:, 0]]
+        columns = numbers_of_images(items)["number"]
+        if self.bad_second in columns.tolist():
+            raise UserError(f"image{self.bad_second} does not decode; remove it")
+        return self.second[rows, columns[pairs[:, 1]]] + scores
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)

@@ -12,6 +12,7 @@ from cirlab.benchmarks.base import Benchmark
 from cirlab.errors import UserError
 from cirlab.index import GalleryIndex
 from cirlab.records import Caption, Query
+from cirlab.reranking import reranked
 from tests.callbacks.lookup import LookupBenchmark, LookupData, LookupModule, quiet_trainer
 
 
@@ -363,3 +364,31 @@ def test_a_trainer_without_data_module_is_refused() -> None:
     loader = torch.utils.data.DataLoader([0])
     with pytest.raises(UserError, match="needs a data module with benchmarks"):
         quiet_trainer(callbacks=[RetrievalEvaluation()]).validate(LookupModule(), loader)
+
+
+def test_the_second_stage_orders_the_best_images_again() -> None:
+    module, benchmark = LookupModule(), LookupBenchmark(rerank_depth=6)
+    callback, _ = validate(benchmark, module=module)
+    plain, _ = validate(LookupBenchmark(), module=module)
+    query, gallery = module.get_buffer("query")[:11], module.get_buffer("gallery")[:23]
+    names = [image.id for image in benchmark.gallery]
+    ranked = GalleryIndex(names, gallery).rank(query, benchmark.queries, k=10)
+    best = ranked.best
+    rows = torch.arange(11)[:, None].expand(11, 10)
+    second = module.second[rows, best.positions] + best.scores
+    targets = torch.tensor([[q, q + 1] for q in range(11)])
+    expected = reranked(ranked, targets, second)
+    results = callback.results["lookup"]
+    assert results["metrics"] == benchmark.score(expected.ranks, benchmark.queries)
+    assert results["metrics"] != plain.results["lookup"]["metrics"]
+    assert results["baselines"] == plain.results["lookup"]["baselines"]
+    assert results["protocol"]["rerank_depth"] == 6
+    assert torch.equal(callback.rankings["lookup"].images, expected.best.positions)
+
+
+def test_without_a_second_stage_none_can_be_asked_for() -> None:
+    class OneStage(LookupModule):
+        reranks = False
+
+    with pytest.raises(UserError, match=r"'lookup' has the best 6 items ranked again, but OneSta"):
+        validate(LookupBenchmark(rerank_depth=6), module=OneStage())

@@ -16,7 +16,7 @@ from tests.distributed.processes import WORLD, run_in_processes
 
 def evaluate(module: LookupModule, **trainer_options: Any) -> dict[str, Any]:
     # 23 images and 11 queries do not divide by two: samplers repeat one of each.
-    data = LookupData(LookupBenchmark(), LookupBenchmark(name="again", asked=4))
+    data = LookupData(LookupBenchmark(), LookupBenchmark(name="again", asked=4, rerank_depth=6))
     callback = RetrievalEvaluation()
     trainer = quiet_trainer(callbacks=[callback], **trainer_options)
     trainer.validate(module, datamodule=data, verbose=False)
@@ -27,26 +27,29 @@ def evaluate(module: LookupModule, **trainer_options: Any) -> dict[str, Any]:
     }
 
 
-def evaluate_share(rank: int) -> tuple[dict[str, Any], str]:
-    """What a process holds after an evaluation, and how a failing one ends there."""
+def evaluate_share(rank: int) -> tuple[dict[str, Any], list[str]]:
+    """What a process holds after an evaluation, and how failing ones end there."""
     # Lightning then takes this process as one that was started for it.
     os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE=str(WORLD))
     options: dict[str, Any] = {"devices": WORLD, "strategy": "ddp"}
     content = evaluate(LookupModule(own_space=True), **options)
-    try:
-        evaluate(LookupModule(bad_query=4), **options)
-    except UserError as error:
-        return content, str(error)
-    return content, "nothing was refused"
+    errors = []
+    for broken in ({"bad_query": 4}, {"bad_second": 3}):
+        with pytest.raises(UserError) as caught:
+            evaluate(LookupModule(**broken), **options)
+        errors.append(str(caught.value))
+    return content, errors
 
 
 def test_results_and_errors_are_those_of_one_process(tmp_path: Path) -> None:
     alone = evaluate(LookupModule(own_space=True))
-    (first, first_error), (second, second_error) = run_in_processes(evaluate_share, tmp_path)
+    (first, first_errors), (second, second_errors) = run_in_processes(evaluate_share, tmp_path)
     assert first["results"] == second["results"] == alone["results"]
     assert first["logged"] == second["logged"] == pytest.approx(alone["logged"])
     assert "val/lookup/recall_at_5" in alone["logged"]
     assert (first["ranked"], second["ranked"]) == (["again", "lookup"], [])
-    # Only rank 0 ranks; the others must hear of its error instead of waiting for results.
-    assert first_error.startswith("1 of 11 query vectors hold NaN")
-    assert second_error == first_error
+    # Only rank 0 ranks, and only one process reads a given image in the second stage; the others
+    # must hear of their errors instead of waiting for results.
+    assert first_errors[0].startswith("1 of 11 query vectors hold NaN")
+    assert first_errors[1] == "image3 does not decode; remove it"
+    assert second_errors == first_errors
