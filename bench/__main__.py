@@ -9,6 +9,7 @@ import statistics
 import sys
 from collections.abc import Iterator, Sequence
 
+import rich.box
 import rich.console
 import rich.table
 
@@ -24,23 +25,29 @@ def names() -> list[str]:
 
 def table(rows: Sequence[Row]) -> rich.table.Table:
     """Medians, their ratio, and how far the ratio spread over the repeats."""
-    drawn = rich.table.Table(title="ratio: how many times better ours is")
+    drawn = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("measured", "reference"):
         drawn.add_column(heading)
-    for heading in ("ours", "theirs", "unit", "ratio", "spread", "repeats"):
-        drawn.add_column(heading, justify="right")
+    for heading in ("ours", "theirs", "unit", "ratio", "from, to", "runs"):
+        # Numbers that do not fit are no numbers: the texts give way.
+        drawn.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         drawn.add_row(
             row.name,
             row.reference_name,
-            f"{statistics.median(row.ours):,.4g}",
-            f"{statistics.median(row.reference):,.4g}",
+            number(statistics.median(row.ours)),
+            number(statistics.median(row.reference)),
             row.unit,
-            f"{row.ratio:.2f}x",
-            f"{min(row.ratios):.2f} to {max(row.ratios):.2f}",
+            f"{number(row.ratio)}x",
+            f"{number(min(row.ratios))}, {number(max(row.ratios))}",
             str(len(row.ratios)),
         )
     return drawn
+
+
+def number(value: float) -> str:
+    """Three or more digits, never an exponent: 0.365, 5.92, 106, 17,330."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def run(wanted: Sequence[str], console: rich.console.Console) -> Iterator[Row]:

@@ -55,12 +55,19 @@ def test_the_table_shows_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
     row = Row("drawing", [1.0, 2.0, 3.0], [12.0, 12.0, 12.0], unit="s", reference_name="by hand")
     fake = types.SimpleNamespace(run=lambda: [row])
     monkeypatch.setattr(command.importlib, "import_module", lambda name: fake)
-    console = rich.console.Console(width=200, record=True)
+    console = rich.console.Console(width=80, record=True)
     rows = list(command.run(["evaluation"], console))
     console.print(command.table(rows))
     text = console.export_text()
-    for piece in ("drawing", "by hand", "6.00x", "4.00 to 12.00"):
+    for piece in ("drawing", "by hand", "6x", "4, 12"):
         assert piece in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.36472, "0.365"), (5.9212, "5.92"), (106.14, "106"), (17330.4, "17,330")]
+)
+def test_numbers_are_short_and_whole(value: float, text: str) -> None:
+    assert command.number(value) == text
 
 
 def test_unknown_measurements_are_refused_with_the_known_ones(capsys: Any) -> None:
