@@ -309,8 +309,14 @@ def _quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # It warns of an optional CPU kernel whenever it is imported, by whatever method.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    # Lightning and jsonargparse about their own insides, and about the folder of a resumed run.
-    for message in (".*LeafSpec.*", ".*Checkpoint directory .* exists and is not empty.*"):
+    # Lightning about its own insides, the folder of a resumed run, and frozen towers, which are in
+    # eval mode because their running statistics must not move.
+    messages = (
+        ".*LeafSpec.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*module\\(s\\) in eval mode at the start of training.*",
+    )
+    for message in messages:
         warnings.filterwarnings("ignore", message=message)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cirlab import distributed
 from cirlab.records import FileImage, Image
 
 log = logging.getLogger(__name__)
@@ -62,29 +63,48 @@ def cached_features(
 ) -> FeatureCache:
     """The cache of these images under this identity; what it lacks is computed.
 
-    Features that runs over other images have left under the same identity are used. A part that
-    is being written bears another name until it is whole: a kill leaves no half-written part,
-    and two processes that compute one at once do the work twice and agree.
+    Features that runs over other images have left under the same identity are used. Processes of
+    one run share the work. A part that is being written bears another name until it is whole: a
+    kill leaves no half-written part, and two runs that compute one at once do the work twice and
+    agree.
 
     Args:
         folder: where caches lie.
         identity: whatever decides the features besides the images (weights, preprocessing).
-        images: all that the run needs.
+        images: all that the run needs, the same on every process.
         compute: yields features of the images it is given in batches, each (B, F).
     """
     store = folder / f"features_{_digest([identity])}"
+    # One process may see what another has begun to write: the first decides for all.
+    lacking = distributed.broadcast_object(_lacking(store, images))
+    if lacking:
+        log.info("computing features of %d of %d images into %s", len(lacking), len(images), store)
+        share = lacking[distributed.rank() :: distributed.world_size()]
+        distributed.together(lambda: _compute(store, [images[i] for i in share], compute))
+        # On a disk that not all machines share, what others computed is computed here, too.
+        _compute(store, [images[i] for i in _lacking(store, images)], compute)
     known = _stored(store)
-    missing = [image for image in images if _name(image) not in known]
-    if missing:
-        log.info("computing features of %d of %d images into %s", len(missing), len(images), store)
-        names = [_name(image) for image in missing]
-        _write(store / f"{_digest(names)}.npy", names, compute(missing))
-        known = _stored(store)
     parts = sorted({path for path, _ in known.values()})
     number = {path: i for i, path in enumerate(parts)}
     wanted = {_name(image) for image in images}
     rows = {name: (number[path], row) for name, (path, row) in known.items() if name in wanted}
     return FeatureCache(parts, rows)
+
+
+def _lacking(store: Path, images: Sequence[Image]) -> list[int]:
+    """Positions of the images whose features are not there."""
+    known = _stored(store)
+    return [row for row, image in enumerate(images) if _name(image) not in known]
+
+
+def _compute(
+    store: Path,
+    images: Sequence[Image],
+    compute: Callable[[Sequence[Image]], Iterable[torch.Tensor]],
+) -> None:
+    if images:
+        names = [_name(image) for image in images]
+        _write(store / f"{_digest(names)}.npy", names, compute(images))
 
 
 def _stored(store: Path) -> dict[str, tuple[Path, int]]:
