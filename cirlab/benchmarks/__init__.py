@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cirlab.benchmarks.base import Benchmark, Protocol, TargetRanks
 from cirlab.benchmarks.folder import FolderComposed, FolderTextToImage
+from cirlab.benchmarks.karpathy import KarpathyImageToText, KarpathyTextToImage
 from cirlab.benchmarks.world_composed import WorldComposed
 from cirlab.benchmarks.world_text_to_image import WorldTextToImage
 
@@ -11,6 +12,8 @@ __all__ = [
     "Benchmark",
     "FolderComposed",
     "FolderTextToImage",
+    "KarpathyImageToText",
+    "KarpathyTextToImage",
     "Protocol",
     "TargetRanks",
     "WorldComposed",

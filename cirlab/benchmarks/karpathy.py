@@ -1,0 +1,169 @@
+"""COCO and Flickr30k captions in Karpathy's split (arXiv 1412.2306), searched in both directions.
+
+Read from the files that BLIP's loaders read (arXiv 2201.12086, section 5.1; salesforce/BLIP,
+`coco_karpathy_{val,test}.json` and `flickr30k_{val,test}.json`): a list of
+{"image": path, "caption": [five texts]}. An image's id is its whole path. (BLIP's captioning loader
+makes an id by `str.strip(".jpg")`, which also strips letters of the name.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import ClassVar
+
+from cirlab.benchmarks.base import Benchmark, TargetRanks
+from cirlab.benchmarks.official import DataRoot, check_size
+from cirlab.errors import UserError
+from cirlab.json_files import JsonArray
+from cirlab.metrics import mean_rank, recalls
+from cirlab.records import Caption, Pair, Query
+
+#: Images by file: COCO's val and test have 5,000 each (arXiv 1412.2306, section 4). Flickr30k's
+#: numbers could not be verified.
+PUBLISHED_IMAGES = {"coco_karpathy_val.json": 5000, "coco_karpathy_test.json": 5000}
+
+
+class KarpathyTextToImageRules(Benchmark):
+    """A caption finds its image; no other image is correct, however well it fits."""
+
+    kind = "text"
+
+    def score(self, ranks: TargetRanks, queries: Sequence[Query]) -> dict[str, float]:
+        """Recall@1/5/10 and mean rank."""
+        return recalls(ranks.targets, (1, 5, 10)) | {"mean_rank": mean_rank(ranks.targets)}
+
+
+class KarpathyImageToTextRules(Benchmark):
+    """An image finds any of its captions among those of all images."""
+
+    kind = "image"
+
+    def score(self, ranks: TargetRanks, queries: Sequence[Query]) -> dict[str, float]:
+        """Recall@1/5/10 and mean rank of each image's best caption."""
+        return recalls(ranks.targets, (1, 5, 10)) | {"mean_rank": mean_rank(ranks.targets)}
+
+
+def captions_of(pair: Pair) -> Iterator[Caption]:
+    """The captions of an image, each by an id of its own: "<image>#<number from 0>"."""
+    for number, text in enumerate(pair.captions):
+        yield Caption(id=f"{pair.image.id}#{number}", text=text)
+
+
+def image_query(pair: Pair) -> Query:
+    """The image itself, which looks for its captions."""
+    targets = tuple(caption.id for caption in captions_of(pair))
+    return Query(id=pair.image.id, text="", image=pair.image, targets=targets)
+
+
+class _Karpathy(Benchmark):
+    """What both directions share: file, images and options."""
+
+    direction: ClassVar[str]
+
+    def __init__(
+        self,
+        root: str,
+        annotations: str = "coco_karpathy_test.json",
+        name: str | None = None,
+        images: str = "{path}",
+        rerank_depth: int | None = None,
+        official: bool = True,
+    ) -> None:
+        if rerank_depth is not None and rerank_depth < 1:
+            raise UserError(
+                f"rerank_depth is {rerank_depth}; give a number from 1, or null for no second stage"
+            )
+        self.root = root
+        self.annotations = annotations
+        self.name = name or f"{Path(annotations).stem}_{self.direction}"
+        self.images = images
+        self.rerank_depth = rerank_depth
+        self.official = official
+
+    @property
+    def gallery_id(self) -> str:
+        return self._data.identity(self.annotations, self.direction)
+
+    @property
+    def _data(self) -> DataRoot:
+        return DataRoot(self.root, self.images, fields=("path", "file"))
+
+    def _pairs(self) -> list[Pair]:
+        """Every image with its captions.
+
+        Raises:
+            UserError: the file is missing, malformed, names an image twice, or has another number
+                of images than is published.
+        """
+        data = self._data
+        path = data.folder / self.annotations
+        first: dict[str, str] = {}
+        pairs: list[Pair] = []
+        for row in JsonArray(path):
+            name = row.text("image")
+            if name in first:
+                raise row.error(
+                    f"the image {name!r} stands already in {first[name]}; join their captions in "
+                    "one record"
+                )
+            first[name] = row.where
+            image = data.image(name, path=name, file=PurePosixPath(name).name)
+            pairs.append(Pair(image=image, captions=row.texts("caption")))
+        published = PUBLISHED_IMAGES.get(path.name) if self.official else None
+        check_size("images", len(pairs), published, path)
+        return pairs
+
+
+class KarpathyTextToImage(_Karpathy, KarpathyTextToImageRules):
+    """COCO or Flickr30k, caption to image: one query for each caption, all images are the pool.
+
+    Args:
+        root: folder with annotations and images.
+        annotations: file below it, with {"image", "caption": [..]} for each image.
+        name: of the results; null takes the file's name and "_text_to_image".
+        images: path of an image below the root; {path} is what the annotations say, {file} its
+            last part.
+        rerank_depth: this many of each query's best images are put in order again by the
+            method's second stage (BLIP: 256 for COCO, 128 for Flickr30k); null: no second stage.
+        official: refuse files of COCO whose number of images is not the published one.
+
+    Raises:
+        UserError: rerank_depth is below 1.
+    """
+
+    direction = "text_to_image"
+
+    def setup(self) -> None:
+        pairs = self._pairs()
+        self.gallery = [pair.image for pair in pairs]
+        self.queries = [
+            Query(id=caption.id, text=caption.text, targets=(pair.image.id,))
+            for pair in pairs
+            for caption in captions_of(pair)
+        ]
+
+
+class KarpathyImageToText(_Karpathy, KarpathyImageToTextRules):
+    """COCO or Flickr30k, image to caption: one query for each image, all captions are the pool.
+
+    Args:
+        root: folder with annotations and images.
+        annotations: file below it, with {"image", "caption": [..]} for each image.
+        name: of the results; null takes the file's name and "_image_to_text".
+        images: path of an image below the root; {path} is what the annotations say, {file} its
+            last part.
+        rerank_depth: this many of each query's best captions are put in order again by the
+            method's second stage (BLIP: 256 for COCO, 128 for Flickr30k); null: no second stage.
+        official: refuse files of COCO whose number of images is not the published one.
+
+    Raises:
+        UserError: rerank_depth is below 1.
+    """
+
+    direction = "image_to_text"
+
+    def setup(self) -> None:
+        pairs = self._pairs()
+        self.gallery = [caption for pair in pairs for caption in captions_of(pair)]
+        self.queries = [image_query(pair) for pair in pairs]
