@@ -3,7 +3,13 @@
 Ranks are 1-based int64 tensors (Q, T): row q holds the ranks of query q's targets, padded
 with 0. They come from `cirlab.index`, where ties are counted against the targets. No metric
 ever needs the ranking itself, so nothing here grows with the gallery. All values are
-fractions in [0, 1], mean rank apart.
+fractions in [0, 1], mean ranks and the best log rank integral apart.
+
+Metrics of dialogues take a table (D, R): row d holds the rank of dialogue d's best target in
+every round, 0 where the dialogue has no such round (it has ended). What was reached stays
+reached, so `cumulative_hits_at_k` and `best_log_rank_integral` count every dialogue in every
+round; metrics of one round (`round_recalls_at_k`, `round_mean_ranks`) have no rank of an ended
+dialogue and are means over the dialogues that have this round.
 """
 
 from __future__ import annotations
@@ -63,6 +69,72 @@ def cumulative_hits_at_k(ranks: Tensor, k: int) -> list[float]:
     """
     hit = (_checked(ranks) <= _cutoff(k)) & (ranks > 0)
     return (hit.cumsum(dim=1) > 0).double().mean(dim=0).tolist()
+
+
+def round_recalls_at_k(ranks: Tensor, k: int) -> list[float]:
+    """Share of dialogues whose target is among the first k in each round, whatever came before.
+
+    Args:
+        ranks: 1-based, 0 where a dialogue has ended; such a dialogue leaves the round's
+            denominator. Shape (D, R).
+        k: cut-off, at least 1.
+
+    Returns:
+        R fractions.
+
+    Raises:
+        ValueError: a round that no dialogue has.
+    """
+    present = _present(ranks)
+    hits = present & (ranks <= _cutoff(k))
+    return (hits.sum(dim=0).double() / present.sum(dim=0)).tolist()
+
+
+def round_mean_ranks(ranks: Tensor) -> list[float]:
+    """Mean rank of the target in each round, over the dialogues that have this round.
+
+    ChatIR's average target rank, 1-based.
+
+    Args:
+        ranks: 1-based, 0 where a dialogue has ended. Shape (D, R).
+
+    Returns:
+        R mean ranks.
+
+    Raises:
+        ValueError: a round that no dialogue has.
+    """
+    present = _present(ranks)
+    return (ranks.sum(dim=0).double() / present.sum(dim=0)).tolist()
+
+
+def best_log_rank_integral(ranks: Tensor) -> float:
+    """BRI: how good the best rank so far is over a whole dialogue (PlugIR, Lee et al. 2024).
+
+    `1/T sum_{t < T} mean_d((log m_t + log m_{t+1}) / 2)` for rounds 0 to T, with m_t the best
+    rank of dialogue d up to round t. 0 is perfect, lower is better. An ended dialogue keeps its
+    best rank. With a single round the integral has no length; its limit is the mean of log m_0.
+
+    Args:
+        ranks: 1-based, 0 where a dialogue has ended; one without rank in the first rounds counts
+            from its first rank on. Shape (D, R).
+    """
+    present = _checked(ranks) > 0
+    best = ranks.masked_fill(~present, torch.iinfo(ranks.dtype).max).cummin(dim=1).values
+    begun = present.cumsum(dim=1) > 0
+    height = best.double().log()
+    if ranks.shape[1] > 1:
+        height, begun = (height[:, :-1] + height[:, 1:]) / 2, begun[:, :-1]
+    mean = height.masked_fill(~begun, 0.0).sum(dim=0) / begun.sum(dim=0)
+    # Rounds before anybody's first rank are no part of the integral.
+    return mean[begun.any(dim=0)].mean().item()
+
+
+def last_ranks(ranks: Tensor) -> Tensor:
+    """Rank in the last round that each dialogue has. Shape (D, R) to (D, 1)."""
+    place = torch.arange(1, ranks.shape[1] + 1, device=ranks.device)
+    last = (_checked(ranks) > 0).mul(place).argmax(dim=1, keepdim=True)
+    return ranks.gather(1, last)
 
 
 def recalls(ranks: Tensor, cutoffs: Sequence[int], prefix: str = "recall") -> dict[str, float]:
@@ -158,6 +230,19 @@ def _checked(ranks: Tensor) -> Tensor:
     if len(empty):
         raise ValueError(f"row {empty[0].item()} has no rank at all: a query needs a target")
     return ranks
+
+
+def _present(ranks: Tensor) -> Tensor:
+    """Which rounds each dialogue has. Shape (D, R), bool.
+
+    Raises:
+        ValueError: no dialogue has one of the rounds, of which a mean is then undefined.
+    """
+    present = _checked(ranks) > 0
+    empty = (~present.any(dim=0)).nonzero()
+    if len(empty):
+        raise ValueError(f"column {empty[0].item()} has no rank at all: no dialogue has this round")
+    return present
 
 
 def _cutoff(k: int) -> int:
