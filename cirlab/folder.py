@@ -4,9 +4,12 @@
     root/<split>/pairs.jsonl     {"image", "captions": [..]}
     root/<split>/composed.jsonl  {"id", "reference", "text" or "texts", "targets": [..],
                                   "exclude"?, "candidates"?, "category"?}
+    root/<split>/facets.jsonl    {"id", "facet", "text", "prompt"?, "targets": [..], "exclude"?,
+                                  "candidates"?}
     root/<split>/gallery.txt     the pool that queries are ranked against, one path a line
 
-Further fields are ignored. An image's id is its path.
+Further fields are ignored. An image's id is its path. Composed queries may stand in files of other
+names, too.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from cirlab.records import FileImage, Pair
 
 @dataclass(frozen=True)
 class ComposedRow:
-    """One line of composed.jsonl; images are paths relative to the root."""
+    """One line of composed.jsonl or its like; images are paths relative to the root."""
 
     id: str
     reference: str
@@ -32,6 +35,19 @@ class ComposedRow:
     exclude: tuple[str, ...] = ()
     candidates: tuple[str, ...] | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FacetRow:
+    """One line of facets.jsonl; images are paths relative to the root."""
+
+    id: str
+    facet: str
+    text: str
+    targets: tuple[str, ...]
+    prompt: str | None = None
+    exclude: tuple[str, ...] = ()
+    candidates: tuple[str, ...] | None = None
 
 
 class Folder:
@@ -139,6 +155,29 @@ def composed_row(row: Row) -> ComposedRow:
         candidates=row.optional_texts("candidates"),
         tags={"category": row.text("category")} if "category" in row else {},
     )
+    _check_exclusion(parsed, row)
+    return parsed
+
+
+def facet_row(row: Row) -> FacetRow:
+    """A line of facets.jsonl.
+
+    Raises:
+        UserError: a field is missing or of the wrong type, or a target is excluded.
+    """
+    parsed = FacetRow(
+        id=row.text("id"),
+        facet=row.text("facet"),
+        text=row.text("text"),
+        targets=row.texts("targets"),
+        prompt=row.text("prompt") if row.get("prompt") is not None else None,
+        exclude=row.optional_texts("exclude") or (),
+        candidates=row.optional_texts("candidates"),
+    )
+    _check_exclusion(parsed, row)
+    return parsed
+
+
+def _check_exclusion(parsed: ComposedRow | FacetRow, row: Row) -> None:
     if contradiction := set(parsed.targets) & set(parsed.exclude):
         raise row.error(f"{min(contradiction)} is a target and excluded; remove it from one list")
-    return parsed

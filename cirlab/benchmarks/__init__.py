@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from cirlab.benchmarks.base import Benchmark, Protocol, TargetRanks
-from cirlab.benchmarks.folder import FolderComposed, FolderTextToImage
+from cirlab.benchmarks.folder import FolderComposed, FolderImageToText, FolderTextToImage
+from cirlab.benchmarks.folder_facets import FolderFacets
 from cirlab.benchmarks.karpathy import KarpathyImageToText, KarpathyTextToImage
 from cirlab.benchmarks.world_composed import WorldComposed
 from cirlab.benchmarks.world_text_to_image import WorldTextToImage
@@ -11,6 +12,8 @@ from cirlab.benchmarks.world_text_to_image import WorldTextToImage
 __all__ = [
     "Benchmark",
     "FolderComposed",
+    "FolderFacets",
+    "FolderImageToText",
     "FolderTextToImage",
     "KarpathyImageToText",
     "KarpathyTextToImage",

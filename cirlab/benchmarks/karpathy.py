@@ -8,16 +8,17 @@ makes an id by `str.strip(".jpg")`, which also strips letters of the name.)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from cirlab.benchmarks.base import Benchmark, TargetRanks
+from cirlab.benchmarks.captions import captions_of, image_query
 from cirlab.benchmarks.official import DataRoot, check_size
 from cirlab.errors import UserError
 from cirlab.json_files import JsonArray
 from cirlab.metrics import mean_rank, recalls
-from cirlab.records import Caption, Pair, Query
+from cirlab.records import Pair, Query
 
 #: Images by file: COCO's val and test have 5,000 each (arXiv 1412.2306, section 4). Flickr30k's
 #: numbers could not be verified.
@@ -42,18 +43,6 @@ class KarpathyImageToTextRules(Benchmark):
     def score(self, ranks: TargetRanks, queries: Sequence[Query]) -> dict[str, float]:
         """Recall@1/5/10 and mean rank of each image's best caption."""
         return recalls(ranks.targets, (1, 5, 10)) | {"mean_rank": mean_rank(ranks.targets)}
-
-
-def captions_of(pair: Pair) -> Iterator[Caption]:
-    """The captions of an image, each by an id of its own: "<image>#<number from 0>"."""
-    for number, text in enumerate(pair.captions):
-        yield Caption(id=f"{pair.image.id}#{number}", text=text)
-
-
-def image_query(pair: Pair) -> Query:
-    """The image itself, which looks for its captions."""
-    targets = tuple(caption.id for caption in captions_of(pair))
-    return Query(id=pair.image.id, text="", image=pair.image, targets=targets)
 
 
 class _Karpathy(Benchmark):
