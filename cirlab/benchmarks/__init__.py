@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from cirlab.benchmarks.base import Benchmark, Protocol, TargetRanks
+from cirlab.benchmarks.cirr import CIRR
+from cirlab.benchmarks.fashioniq import FashionIQ
 from cirlab.benchmarks.folder import FolderComposed, FolderImageToText, FolderTextToImage
 from cirlab.benchmarks.folder_facets import FolderFacets
 from cirlab.benchmarks.karpathy import KarpathyImageToText, KarpathyTextToImage
@@ -10,7 +12,9 @@ from cirlab.benchmarks.world_composed import WorldComposed
 from cirlab.benchmarks.world_text_to_image import WorldTextToImage
 
 __all__ = [
+    "CIRR",
     "Benchmark",
+    "FashionIQ",
     "FolderComposed",
     "FolderFacets",
     "FolderImageToText",

@@ -42,7 +42,7 @@ class DataRoot:
         self.fields = sorted(fields)
         self._check()
 
-    def image(self, name: str, **facts: str | int) -> FileImage:
+    def image(self, name: str, /, **facts: str | int) -> FileImage:
         """The image with this id, its path filled in from the facts."""
         try:
             path = self.template.format(**facts)
