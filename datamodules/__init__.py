@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datamodules.folder import FolderData
 from datamodules.joined import JoinedData
+from datamodules.karpathy import KarpathyData
 from datamodules.llava import LlavaPretrainData
 from datamodules.mixed import MixedData
 from datamodules.mtcir import MtcirData
@@ -13,6 +14,7 @@ from datamodules.world import WorldData
 __all__ = [
     "FolderData",
     "JoinedData",
+    "KarpathyData",
     "LlavaPretrainData",
     "MixedData",
     "MtcirData",
