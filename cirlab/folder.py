@@ -6,6 +6,8 @@
                                   "exclude"?, "candidates"?, "category"?}
     root/<split>/facets.jsonl    {"id", "facet", "text", "prompt"?, "targets": [..], "exclude"?,
                                   "candidates"?}
+    root/<split>/dialogues.jsonl {"id", "rounds": [first words, "question? answer", ..],
+                                  "targets": [..]}
     root/<split>/gallery.txt     the pool that queries are ranked against, one path a line
 
 Further fields are ignored. An image's id is its path. Composed queries may stand in files of other
@@ -48,6 +50,21 @@ class FacetRow:
     prompt: str | None = None
     exclude: tuple[str, ...] = ()
     candidates: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class DialogueRow:
+    """One line of dialogues.jsonl; images are paths relative to the root.
+
+    Attributes:
+        id: unique within the file.
+        rounds: what the dialogue began with, and one text for each further round.
+        targets: every image that fits all that was said.
+    """
+
+    id: str
+    rounds: tuple[str, ...]
+    targets: tuple[str, ...]
 
 
 class Folder:
@@ -176,6 +193,15 @@ def facet_row(row: Row) -> FacetRow:
     )
     _check_exclusion(parsed, row)
     return parsed
+
+
+def dialogue_row(row: Row) -> DialogueRow:
+    """A line of dialogues.jsonl.
+
+    Raises:
+        UserError: a field is missing or of the wrong type.
+    """
+    return DialogueRow(id=row.text("id"), rounds=row.texts("rounds"), targets=row.texts("targets"))
 
 
 def _check_exclusion(parsed: ComposedRow | FacetRow, row: Row) -> None:

@@ -21,7 +21,9 @@ def metric_title(name: str) -> str:
 
 
 def metric_text(name: str, value: float) -> str:
-    """Ranks as they are, everything else, being a fraction, in percent."""
+    """Ranks and log ranks as they are, everything else, being a fraction, in percent."""
+    if name == "bri":
+        return f"{value:.4f}"
     return f"{value:.1f}" if name.endswith("rank") else f"{100 * value:.2f}"
 
 

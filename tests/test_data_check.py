@@ -291,7 +291,6 @@ PENDING = {
     "FashionIQ",
     "GeneCIS",
     "COCOFacet",
-    "ChatIR",
     "KarpathyTextToImage",
 }
 PARTS = [(name, part) for name, data in DATA_SETS.items() for part in data.parts]

@@ -23,6 +23,7 @@ def test_names_and_units() -> None:
     assert metric_title("mean_rank") == "mean rank"
     assert metric_text("recall_at_1", 1.0) == "100.00"
     assert metric_text("mean_rank", 1.0) == "1.0"
+    assert metric_text("bri", 0.76741) == "0.7674"
 
 
 def test_the_method_and_its_baselines_fit_a_terminal(tmp_path: Path) -> None:

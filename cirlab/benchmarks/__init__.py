@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from cirlab.benchmarks.base import Benchmark, Protocol, TargetRanks
+from cirlab.benchmarks.chatir import ChatIR
 from cirlab.benchmarks.cirr import CIRR
 from cirlab.benchmarks.fashioniq import FashionIQ
 from cirlab.benchmarks.folder import FolderComposed, FolderImageToText, FolderTextToImage
+from cirlab.benchmarks.folder_dialogues import FolderDialogues
 from cirlab.benchmarks.folder_facets import FolderFacets
 from cirlab.benchmarks.karpathy import KarpathyImageToText, KarpathyTextToImage
 from cirlab.benchmarks.world_composed import WorldComposed
@@ -14,8 +16,10 @@ from cirlab.benchmarks.world_text_to_image import WorldTextToImage
 __all__ = [
     "CIRR",
     "Benchmark",
+    "ChatIR",
     "FashionIQ",
     "FolderComposed",
+    "FolderDialogues",
     "FolderFacets",
     "FolderImageToText",
     "FolderTextToImage",

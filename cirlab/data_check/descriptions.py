@@ -124,9 +124,9 @@ def _chatir(dialogues: str) -> Part:
     return Part(
         name=dialogues,
         class_path=f"{_BENCHMARKS}.ChatIR",
-        arguments={"root": ROOT, "dialogues": dialogues},
+        arguments={"root": ROOT, "dialogues": dialogues, "official": False},
         needs=(f"dialogues/{dialogues}.json", "ChatIR_Protocol/Search_Space_val_50k.json"),
-        queries=2064,
+        queries=22_704,  # 2,064 dialogues, ranked after each of 11 texts
         pool=50_000,
     )
 
@@ -332,6 +332,7 @@ DATA_SETS: Mapping[str, DataSet] = {
         layout=(
             ("*/pairs.jsonl", "images with captions"),
             ("*/composed.jsonl", "reference, change and targets"),
+            ("*/dialogues.jsonl", "rounds of a dialogue and targets"),
             ("*/gallery.txt", "the pool of an evaluation"),
         ),
         parts=(
@@ -342,6 +343,7 @@ DATA_SETS: Mapping[str, DataSet] = {
                 for kind, file in (
                     ("FolderTextToImage", "pairs.jsonl"),
                     ("FolderComposed", "composed.jsonl"),
+                    ("FolderDialogues", "dialogues.jsonl"),
                 )
             ),
         ),

@@ -13,10 +13,32 @@ import PIL.Image
 from tqdm import tqdm
 
 from cirlab.errors import UserError
-from cirlab.folder import Folder, composed_row
-from cirlab.jsonl import JsonLines
+from cirlab.folder import Folder, composed_row, dialogue_row
+from cirlab.jsonl import JsonLines, Row
 from cirlab.records import EncodedImage, FileImage, Image
 from cirlab.tars import TarIndex
+
+
+def _images_of_pair(row: Row) -> tuple[str, ...]:
+    row.texts("captions")
+    return (row.text("image"),)
+
+
+def _images_of_triplet(row: Row) -> tuple[str, ...]:
+    parsed = composed_row(row)
+    return (parsed.reference, *parsed.targets)
+
+
+def _images_of_dialogue(row: Row) -> tuple[str, ...]:
+    return dialogue_row(row).targets
+
+
+#: The paths of the images that a line names, by file.
+_IMAGES_OF = {
+    "pairs.jsonl": _images_of_pair,
+    "composed.jsonl": _images_of_triplet,
+    "dialogues.jsonl": _images_of_dialogue,
+}
 
 
 class FolderRecords:
@@ -38,15 +60,11 @@ class FolderRecords:
         folder = Folder(self.root)
         paths: dict[str, None] = {}
         count = 0
-        for file in ("pairs.jsonl", "composed.jsonl"):
+        for file, images_of in _IMAGES_OF.items():
             if (Path(self.root) / self.split / file).is_file():
                 for row in folder.rows(self.split, file):
                     count += 1
-                    if file == "pairs.jsonl":
-                        paths[folder.pair(row).image.id] = None
-                    else:
-                        parsed = composed_row(row)
-                        paths |= dict.fromkeys((parsed.reference, *parsed.targets))
+                    paths |= dict.fromkeys(images_of(row))
         self.gallery = [folder.image(path) for path in paths]
         self.queries = range(count)
 

@@ -1,0 +1,49 @@
+"""Dialogues about the images of a user's own folder (`cirlab.folder`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cirlab.benchmarks.dialogue import DialogueRules, History
+from cirlab.benchmarks.folder import FolderBenchmark, distinct
+from cirlab.folder import Folder, dialogue_row
+from cirlab.records import Query
+
+
+class FolderDialogues(DialogueRules, FolderBenchmark):
+    """A dialogue that finds images, ranked after each round: root/<split>/dialogues.jsonl.
+
+    Dialogues may have different numbers of rounds, and several targets, of which the best counts.
+
+    Args:
+        root: the data folder.
+        split: its subfolder, e.g. val.
+        name: of the results.
+        separator: stands between the texts of a dialogue that a query joins.
+        history: "concat" asks with all texts up to the round, "current" with the newest alone, for
+            dialogues whose rounds are rewritten captions.
+        hits_at: cut-off of hits and recall.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        split: str,
+        name: str,
+        separator: str = ", ",
+        history: History = "concat",
+        hits_at: int = 10,
+    ) -> None:
+        DialogueRules.__init__(self, separator, history, hits_at)
+        FolderBenchmark.__init__(self, root, split, name)
+
+    def _queries(self, folder: Folder, pool: frozenset[str]) -> Iterator[Query]:
+        for row in distinct(folder.rows(self.split, "dialogues.jsonl")):
+            parsed = dialogue_row(row)
+            for path in parsed.targets:
+                if path not in pool:
+                    raise row.error(
+                        f"dialogue {parsed.id!r} names {path} in 'targets', but it is not in "
+                        "gallery.txt; add it there"
+                    )
+            yield from self.dialogue(parsed.id, parsed.rounds, parsed.targets)

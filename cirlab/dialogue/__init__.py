@@ -1,0 +1,1 @@
+"""Retrieval by dialogue: files of dialogues, and what a method reads of one."""

@@ -1,0 +1,59 @@
+"""Files of dialogues in the format of ChatIR (levymsn/ChatIR, `dialogues/*.json`).
+
+A list of {"img": path, "dialog": [what it began with, a text for each round, ...]}. DAR's rewritten
+dialogues and PlugIR's have the same format.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cirlab.errors import UserError
+from cirlab.json_files import JsonArray
+from cirlab.jsonl import Row
+
+#: ChatIR's dialogues about the same images, by who asks and who answers (section 5 of the paper).
+CHATIR_DIALOGUES = (
+    "VisDial_v1.0_queries_val",
+    "Human_BLIP2",
+    "ChatGPT_BLIP2",
+    "Unanswered_ChatGPT_BLIP2",
+    "FLAN_ALPACA_XXL_BLIP2",
+)
+
+
+def dialogue_path(root: Path, dialogues: str) -> Path:
+    """The file of some dialogues: by name in `root`/dialogues, or by its own path.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    by_name = root / "dialogues" / f"{dialogues}.json"
+    path = Path(dialogues) if dialogues.endswith(".json") else by_name
+    if not path.is_file():
+        raise UserError(
+            f"there are no dialogues {dialogues!r}: there is no file {path}; put it there, give "
+            f"the path of a .json file, or choose one of: {', '.join(CHATIR_DIALOGUES)}"
+        )
+    return path
+
+
+def read_dialogues(path: Path) -> JsonArray:
+    """The records of a file, each to be parsed by `dialogue_of`.
+
+    Raises:
+        UserError: the file is missing or empty, or not a whole JSON list.
+    """
+    rows = JsonArray(path)
+    if not len(rows):
+        raise UserError(f"{path} holds no dialogue; give a file with at least one")
+    return rows
+
+
+def dialogue_of(row: Row) -> tuple[str, tuple[str, ...]]:
+    """The image of a record, and the texts of its dialogue, at least one.
+
+    Raises:
+        UserError: a field is missing or of the wrong type.
+    """
+    return row.text("img"), row.texts("dialog")
