@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datamodules.cirr import CIRRData
+from datamodules.fashioniq import FashionIQData
 from datamodules.folder import FolderData
 from datamodules.joined import JoinedData
 from datamodules.karpathy import KarpathyData
@@ -12,6 +14,8 @@ from datamodules.webdataset import WebDatasetData
 from datamodules.world import WorldData
 
 __all__ = [
+    "CIRRData",
+    "FashionIQData",
     "FolderData",
     "JoinedData",
     "KarpathyData",

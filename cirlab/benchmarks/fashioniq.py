@@ -127,15 +127,15 @@ class FashionIQ(FashionIQRules):
         captions: str | None = None,
         official: bool = True,
     ) -> None:
-        _check_choice("pool", pool, get_args(Pool))
-        _check_choice("category", category, (*CATEGORIES, None))
-        _check_choice("caption_template", caption_template, tuple(TEMPLATES))
+        check_choice("pool", pool, get_args(Pool))
+        check_choice("category", category, (*CATEGORIES, None))
+        check_choice("caption_template", caption_template, tuple(TEMPLATES))
         if split == "test":
             raise UserError("the targets of Fashion-IQ's test split are not public; use split: val")
         self.root = root
         self.pool = pool
         self.categories: tuple[Category, ...] = CATEGORIES if category is None else (category,)
-        _check_captions(captions or CAPTIONS, self.categories)
+        check_captions(captions, self.categories)
         self.split = split
         self.name = name or _name(pool, category, split, refined=captions is not None)
         self.caption_template = caption_template
@@ -189,8 +189,8 @@ class FashionIQ(FashionIQRules):
     ) -> tuple[tuple[str, ...], list[FashionIQRow]]:
         """One category's pool, and the queries that are asked of it."""
         names = frozenset(listed)
-        official = root / _filled(CAPTIONS, category, self.split)
-        path = root / _filled(self.captions or CAPTIONS, category, self.split)
+        official = captions_file(root, category, self.split)
+        path = captions_file(root, category, self.split, self.captions)
         rows = fashioniq_rows(path, names)
         pool = tuple(listed)
         if self.pool == "union":
@@ -214,7 +214,7 @@ class FashionIQ(FashionIQRules):
         if self.captions is None:
             check_size(f"queries of {of}", found.queries, published.queries, path)
         if self.pool == "union":
-            official = root / _filled(CAPTIONS, category, self.split)
+            official = captions_file(root, category, self.split)
             what = f"references and targets of {of}"
             check_size(what, found.union, published.union, official)
 
@@ -264,6 +264,11 @@ class FashionIQRow:
     @property
     def images(self) -> tuple[str, str]:
         return self.reference, self.target
+
+
+def captions_file(root: Path, category: str, split: str, template: str | None = None) -> Path:
+    """Where the queries of one category of a split lie; without template the official ones."""
+    return root / _filled(template or CAPTIONS, category, split)
 
 
 def listed_images(root: Path, category: str, split: str) -> list[str]:
@@ -348,15 +353,25 @@ def _name(pool: str, category: str | None, split: str, refined: bool) -> str:
     return "_".join([*filter(None, parts), *(["refined"] if refined else [])])
 
 
-def _check_choice(argument: str, value: object, choices: Sequence[object]) -> None:
+def check_choice(argument: str, value: object, choices: Sequence[object]) -> None:
+    """Refuse what is none of the choices.
+
+    Raises:
+        UserError: it names them.
+    """
     if value not in choices:
         told = ", ".join("null" if choice is None else str(choice) for choice in choices)
         raise UserError(f"{argument} of Fashion-IQ is {value!r}; use one of: {told}")
 
 
-def _check_captions(template: str, categories: Sequence[str]) -> None:
+def check_captions(template: str | None, categories: Sequence[str]) -> None:
+    """Refuse a path template that does not lead to a file for each category.
+
+    Raises:
+        UserError: it names something unknown, or is the same for several categories.
+    """
     try:
-        paths = {_filled(template, category, "val") for category in categories}
+        paths = {_filled(template or CAPTIONS, category, "val") for category in categories}
     except (LookupError, ValueError, AttributeError) as error:
         raise UserError(
             f"captions of Fashion-IQ is {template!r}, which is no path template ({error!r}); it "

@@ -71,7 +71,7 @@ def _cirr(split: str, queries: int, pool: int) -> Part:
     return Part(
         name=split,
         class_path=f"{_BENCHMARKS}.CIRR",
-        arguments={"root": ROOT, "split": split},
+        arguments={"root": ROOT, "split": split, "official": False},
         needs=(f"captions/cap.rc2.{split}.json", f"image_splits/split.rc2.{split}.json"),
         queries=queries,
         pool=pool,
@@ -92,7 +92,7 @@ def _fashioniq(category: str, queries: int, pool: int) -> Part:
     return Part(
         name=category,
         class_path=f"{_BENCHMARKS}.FashionIQ",
-        arguments={"root": ROOT, "category": category},
+        arguments={"root": ROOT, "category": category, "official": False},
         needs=(f"captions/cap.{category}.val.json", f"image_splits/split.{category}.val.json"),
         queries=queries,
         pool=pool,
