@@ -147,9 +147,10 @@ def _digest(lines: Sequence[str]) -> str:
 def _name(image: Image) -> str:
     """Tells images apart between datasets, whose ids may clash or differ for one file.
 
-    A file that has been replaced is another image.
+    A file that has been replaced is another image, and so is each part of a file.
     """
     if not isinstance(image, FileImage):
         return image.id
     stat = image.path.stat()
-    return f"{image.path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+    whole = f"{image.path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+    return f"{whole} {image.part}" if image.part else whole

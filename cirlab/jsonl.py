@@ -85,6 +85,39 @@ class Row(Mapping[str, Any]):
             return None
         return () if value == [] else self.texts(name)
 
+    def number(self, name: str) -> int:
+        """A field that must be a whole number from 0, e.g. an id.
+
+        Raises:
+            UserError: it is missing or something else.
+        """
+        value = self._required(name)
+        if not _is_number(value):
+            raise self._wrong(name, "a whole number from 0")
+        return int(value)
+
+    def numbers(self, name: str) -> tuple[int, ...]:
+        """A field that must be a list of one or more whole numbers from 0.
+
+        Raises:
+            UserError: it is missing or something else.
+        """
+        value = self._required(name)
+        if not isinstance(value, list) or not value or not all(map(_is_number, value)):
+            raise self._wrong(name, "a list of one or more whole numbers from 0")
+        return tuple(value)
+
+    def object(self, name: str) -> Row:
+        """A field that must be a JSON object.
+
+        Raises:
+            UserError: it is missing or something else.
+        """
+        value = self._required(name)
+        if not isinstance(value, dict):
+            raise self._wrong(name, "an object")
+        return Row(value, f"{self.where}, {name}")
+
     def objects(self, name: str) -> list[Row]:
         """A field that must be a list of one or more JSON objects.
 
@@ -110,6 +143,11 @@ class Row(Mapping[str, Any]):
         found = json.dumps(self.fields[name], ensure_ascii=False)
         found = found if len(found) <= 60 else f"{found[:57]}..."
         return self.error(f"the field {name!r} is {found}, but must be {wanted}")
+
+
+def _is_number(value: object) -> bool:
+    # To Python a truth value is a number, too.
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _is_text(value: object) -> bool:

@@ -50,6 +50,11 @@ class FileImage(Image):
 
     path: Path
 
+    @property
+    def part(self) -> str:
+        """Names what is shown of the file; empty where it is all of it."""
+        return ""
+
     def load(self) -> PIL.Image.Image:
         if not self.path.is_file():
             raise UserError(f"image {self.id!r} is missing: there is no file {self.path}")

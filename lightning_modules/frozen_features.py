@@ -16,7 +16,7 @@ from cirlab.encoders.dual import DualEncoder, DualProcessor
 from cirlab.errors import UserError
 from cirlab.feature_cache import FeatureCache, cached_features
 from cirlab.fingerprint import fingerprint
-from cirlab.records import Image
+from cirlab.records import FileImage, Image
 
 
 def frozen_features(module: L.LightningModule, encoder: DualEncoder) -> FeatureCache:
@@ -73,7 +73,11 @@ def _images(data: Any) -> list[Image]:
         images += [item for item in benchmark.gallery if isinstance(item, Image)]
         images += [query.image for query in benchmark.queries if query.image is not None]
     # The same file may be in training data and a gallery under different ids.
-    return list({getattr(image, "path", image.id): image for image in images}.values())
+    return list({_place(image): image for image in images}.values())
+
+
+def _place(image: Image) -> tuple[Path, str] | str:
+    return (image.path, image.part) if isinstance(image, FileImage) else image.id
 
 
 @dataclass(frozen=True)

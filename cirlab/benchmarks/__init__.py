@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from cirlab.benchmarks.base import Benchmark, Protocol, TargetRanks
 from cirlab.benchmarks.chatir import ChatIR
+from cirlab.benchmarks.circo import CIRCO
 from cirlab.benchmarks.cirr import CIRR
+from cirlab.benchmarks.coco_facet import COCOFacet
 from cirlab.benchmarks.fashioniq import FashionIQ
 from cirlab.benchmarks.folder import FolderComposed, FolderImageToText, FolderTextToImage
 from cirlab.benchmarks.folder_dialogues import FolderDialogues
 from cirlab.benchmarks.folder_facets import FolderFacets
+from cirlab.benchmarks.genecis import GeneCIS
 from cirlab.benchmarks.karpathy import KarpathyImageToText, KarpathyTextToImage
 from cirlab.benchmarks.world_composed import WorldComposed
 from cirlab.benchmarks.world_text_to_image import WorldTextToImage
 
 __all__ = [
+    "CIRCO",
     "CIRR",
     "Benchmark",
+    "COCOFacet",
     "ChatIR",
     "FashionIQ",
     "FolderComposed",
@@ -23,6 +28,7 @@ __all__ = [
     "FolderFacets",
     "FolderImageToText",
     "FolderTextToImage",
+    "GeneCIS",
     "KarpathyImageToText",
     "KarpathyTextToImage",
     "Protocol",

@@ -82,8 +82,11 @@ def _circo(split: str, queries: int) -> Part:
     return Part(
         name=split,
         class_path=f"{_BENCHMARKS}.CIRCO",
-        arguments={"root": ROOT, "split": split},
-        needs=(f"annotations/{split}.json",),
+        arguments={"root": ROOT, "split": split, "official": False},
+        needs=(
+            f"annotations/{split}.json",
+            "COCO2017_unlabeled/annotations/image_info_unlabeled2017.json",
+        ),
         queries=queries,
     )
 
@@ -103,7 +106,8 @@ def _genecis(task: str, queries: int | None, candidates: int | None) -> Part:
     return Part(
         name=task,
         class_path=f"{_BENCHMARKS}.GeneCIS",
-        arguments={"root": ROOT, "task": task},
+        # `official`: the class counts a row's images, of which some are named twice.
+        arguments={"root": ROOT, "task": task, "official": True},
         needs=(f"genecis/{task}.json",),
         queries=queries,
         candidates=candidates,
@@ -114,9 +118,9 @@ def _facet(facet: str) -> Part:
     return Part(
         name=facet,
         class_path=f"{_BENCHMARKS}.COCOFacet",
-        arguments={"root": ROOT, "facet": facet},
+        # `official`: the class counts a row's images, of which some are named twice.
+        arguments={"root": ROOT, "facet": facet, "official": True},
         needs=(f"benchmark/{facet}_retrieval.json",),
-        candidates=100,
     )
 
 
@@ -216,7 +220,7 @@ DATA_SETS: Mapping[str, DataSet] = {
             _genecis("focus_attribute", None, None),
             _genecis("change_attribute", None, None),
             _genecis("focus_object", 1960, 15),
-            _genecis("change_object", 1960, 15),
+            _genecis("change_object", 1960, None),
         ),
     ),
     "coco_facet": DataSet(
@@ -227,8 +231,8 @@ DATA_SETS: Mapping[str, DataSet] = {
         layout=(
             ("benchmark/*_retrieval.json", "queries of eight facets, each with 100 candidates"),
             ("val2017", "COCO"),
-            ("visual7w/images", "Visual7W, for scene, time, number of people and weather"),
-            ("VisualDialog_val2018*", "VisDial, for weather"),
+            ("visual7w/images", "Visual7W, for scene, time and number of people"),
+            ("VisualDialog_val2018*.jpg", "VisDial, for weather, beside images of the other two"),
         ),
         parts=tuple(
             _facet(facet)
