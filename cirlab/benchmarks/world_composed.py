@@ -9,29 +9,25 @@ one of them only.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
-from cirlab.benchmarks.base import Benchmark, TargetRanks
+from cirlab.benchmarks.base import TargetRanks
+from cirlab.benchmarks.world_families import Group, WorldFamilies, change_tags, ids_by_signature
 from cirlab.errors import UserError
 from cirlab.metrics import mean_average_precisions, mean_rank, recalls
 from cirlab.records import Query
 from cirlab.world.image import SceneImage
 from cirlab.world.phrasing import STYLES, modification
-from cirlab.world.scene import Signature, draw_nuisance, generator, pick, pick_share
-from cirlab.world.series import FAMILY_SIZE, Family, Member, draw_family, draw_members
+from cirlab.world.scene import pick
+from cirlab.world.series import FAMILY_SIZE, Member, draw_members
 
 #: Members of a look-alike subset, the reference included, as in CIRR.
 SUBSET_SIZE = 6
-#: Cumulative shares of no, one, two and three nuisance twins of a gallery scene.
-_TWIN_SHARES = (0.80, 0.94, 0.98, 1.0)
 
 
-class WorldComposed(Benchmark):
+class WorldComposed(WorldFamilies):
     """Reference picture and modification text; the reference is excluded by id.
 
     Half of the texts are instructions, half describe the target's changed part; 40, 35 and 25 %
@@ -54,7 +50,6 @@ class WorldComposed(Benchmark):
     kind = "composed"
     breakdowns = ("category", "style", "changes")
     exclusion = "the reference image"
-    gallery: list[SceneImage]
 
     def __init__(
         self,
@@ -65,36 +60,21 @@ class WorldComposed(Benchmark):
         name: str = "world_composed",
         image_size: int = 64,
     ) -> None:
-        if families < 1:
-            raise UserError(f"{name} has {families} families; set families to at least 1")
+        super().__init__(families, split, seed, name, image_size)
         if not 1 <= queries_per_family <= FAMILY_SIZE:
             raise UserError(
                 f"{name} asks {queries_per_family} queries of each family; "
                 f"set queries_per_family from 1 to {FAMILY_SIZE}"
             )
-        self.families = families
         self.queries_per_family = queries_per_family
-        self.split = split
-        self.seed = seed
-        self.name = name
-        self.image_size = image_size
-        self.gallery = []
-        self.queries = []
 
-    @property
-    def gallery_id(self) -> str:
-        return f"world_families-{self.split}-{self.seed}-{self.families}-{self.image_size}"
-
-    def setup(self) -> None:
-        if self.gallery:
-            return
-        drafts = [draft for number in range(self.families) for draft in self._family(number)]
-        by_signature: defaultdict[Signature, list[str]] = defaultdict(list)
-        for image in self.gallery:
-            by_signature[image.scene.signature()].append(image.id)
-        self.queries = [
-            draft.query(by_signature[draft.target.scene.signature()]) for draft in drafts
-        ]
+    def ask(self, groups: Sequence[Group]) -> Iterable[Query]:
+        equal = ids_by_signature(self.gallery)
+        for group in groups:
+            references = group.rng.permutation(FAMILY_SIZE)[: self.queries_per_family].tolist()
+            for reference in references:
+                draft = _draft(group, reference)
+                yield draft.query(equal[draft.target.scene.signature()])
 
     def score(self, ranks: TargetRanks, queries: Sequence[Query]) -> dict[str, float]:
         metrics = recalls(ranks.targets, (1, 5, 10))
@@ -102,23 +82,6 @@ class WorldComposed(Benchmark):
             metrics |= recalls(ranks.subset, (1, 2, 3), prefix="subset_recall")
         metrics |= mean_average_precisions(ranks.targets, (5, 10))
         return metrics | {"mean_rank": mean_rank(ranks.targets)}
-
-    def _family(self, number: int) -> list[_Draft]:
-        """Put one family and its twins into the gallery; its queries, targets to be filled in."""
-        rng = generator(self.split, self.seed, number)
-        family = draw_family(rng)
-        prefix = f"{self.split}-{self.seed}-{number}"
-        images = [
-            SceneImage(f"{prefix}-{member}", family.scene(member), self.image_size)
-            for member in range(FAMILY_SIZE)
-        ]
-        self.gallery += images
-        for image in images:
-            for i in range(pick_share(rng, _TWIN_SHARES)):
-                twin = image.scene.twin(draw_nuisance(rng))
-                self.gallery.append(SceneImage(f"{image.id}-twin{i}", twin, self.image_size))
-        references = rng.permutation(FAMILY_SIZE)[: self.queries_per_family].tolist()
-        return [_draft(family, images, reference, rng) for reference in references]
 
 
 @dataclass(frozen=True)
@@ -144,21 +107,16 @@ class _Draft:
         )
 
 
-def _draft(
-    family: Family, images: Sequence[SceneImage], reference: Member, rng: np.random.Generator
-) -> _Draft:
+def _draft(group: Group, reference: Member) -> _Draft:
+    images, rng = group.images, group.rng
     (target,) = draw_members(rng, 1, reference=reference)
     rivals = draw_members(rng, SUBSET_SIZE - 2, reference=reference, exclude=(target,))
-    changes = family.between(reference, target)
+    changes = group.family.between(reference, target)
     style = pick(rng, STYLES)
     return _Draft(
         reference=images[reference],
         target=images[target],
         text=modification(changes, images[reference].scene, style, rng),
         subset=tuple(images[member].id for member in sorted((target, *rivals))),
-        tags={
-            "category": "+".join(sorted({change.category for change in changes})),
-            "style": style,
-            "changes": str(len(changes)),
-        },
+        tags=change_tags(changes, style),
     )

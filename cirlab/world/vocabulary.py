@@ -82,9 +82,16 @@ _FUNCTION_WORDS = (
     "this time to too trade traded turn view we well with without you"
 )
 
+#: Words that only the questions of dialogues hold. They are no part of `vocabulary`, so that
+#: models of captions and changes stay as they are; answers do without them.
+_QUESTION_WORDS = (
+    "? all any colour colours do does how like look many or place shapes size sizes texture "
+    "textures things was what when where which"
+)
+
 
 def vocabulary() -> tuple[str, ...]:
-    """All words of the world's language, sorted; the comma is one of them."""
+    """All words of captions, changes and answers, sorted; the comma is one of them."""
     phrases = [*SHAPES, *COLOURS, *SIZES, *TEXTURES, *POSITIONS, *COUNTS, *PLURALS.values()]
     for values in SETTING_PHRASES.values():
         phrases += [phrase for options in values.values() for phrase in options]
@@ -92,6 +99,11 @@ def vocabulary() -> tuple[str, ...]:
     return tuple(sorted(words | set(_FUNCTION_WORDS.split()) | {","}))
 
 
+def dialogue_vocabulary() -> tuple[str, ...]:
+    """The words of whole dialogues, sorted: `vocabulary`, and what questions need besides."""
+    return tuple(sorted({*vocabulary(), *_QUESTION_WORDS.split()}))
+
+
 def words_of(text: str) -> list[str]:
-    """Split a sentence of this world into its words; the comma counts as one."""
-    return text.replace(",", " , ").split()
+    """Split a sentence of this world into its words; comma and question mark count as one."""
+    return text.replace(",", " , ").replace("?", " ? ").split()
