@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from cirlab.benchmarks.base import TargetRanks
-from cirlab.benchmarks.folder import FolderComposed, FolderTextToImage
+from cirlab.benchmarks.folder import FolderComposed, FolderImageToText, FolderTextToImage
 from cirlab.errors import UserError
+from cirlab.records import Caption
 from tests.datamodules.toys import write_folder, write_jsonl
 
 
@@ -106,6 +107,34 @@ def test_candidates_must_hold_the_targets(root: Path) -> None:
         composed(root)
 
 
+def test_queries_with_few_candidates_in_a_file_of_their_own(root: Path) -> None:
+    rows = [
+        {
+            "id": f"f{i}",
+            "reference": names(i)[0],
+            "text": "same colour",
+            "targets": names(i + 1),
+            "candidates": names(i + 1, i + 2, i + 3),
+            "category": "focus",
+        }
+        for i in range(3)
+    ]
+    write_jsonl(root / "val" / "focus.jsonl", rows)
+    benchmark = composed(root, file="focus.jsonl")
+    assert [query.id for query in benchmark.queries] == ["f0", "f1", "f2"]
+    assert benchmark.protocol().candidates == "own, 3"
+    assert benchmark.gallery_id == composed(root).gallery_id
+    ranks = TargetRanks(targets=torch.tensor([[1], [2], [3]]))
+    assert benchmark.metrics(ranks, benchmark.queries) == {
+        "recall_at_1": pytest.approx(1 / 3),
+        "recall_at_2": pytest.approx(2 / 3),
+        "recall_at_3": 1.0,
+        "map_at_5": pytest.approx((1 + 1 / 2 + 1 / 3) / 3),
+    }
+    with pytest.raises(UserError, match=r"there is no file .*change\.jsonl"):
+        composed(root, file="change.jsonl")
+
+
 def test_query_ids_must_differ(root: Path) -> None:
     rewrite(root, 5, id="q1")
     with pytest.raises(UserError, match=r"line 5: the id 'q1' stands already in .*line 2"):
@@ -136,6 +165,26 @@ def test_a_captioned_image_outside_the_gallery_is_named(root: Path) -> None:
     (root / "val" / "gallery.txt").write_text("\n".join(names(*range(11))))
     with pytest.raises(UserError, match=r"pairs\.jsonl, line 12: images/11\.jpg is not in gallery"):
         text_to_image(root)
+
+
+def test_images_look_for_their_captions(root: Path) -> None:
+    path = root / "val" / "pairs.jsonl"
+    path.write_text(path.read_text() + '{"image": "images/0.jpg", "captions": ["again"]}\n')
+    benchmark = FolderImageToText(str(root), "val", "own")
+    benchmark.setup()
+    assert [query.id for query in benchmark.queries] == list(names(*range(12)))
+    first = benchmark.queries[0]
+    assert first.image is not None and first.image.load().size == (8, 8)
+    assert (first.text, first.targets) == ("", tuple(f"images/0.jpg#{n}" for n in range(3)))
+    assert len(benchmark.gallery) == 25
+    assert benchmark.gallery[2] == Caption(id="images/0.jpg#2", text="again")
+    assert benchmark.gallery_id != text_to_image(root).gallery_id
+    ranks = TargetRanks(targets=torch.tensor([[9, 2, 0], [6, 12, 30]]))
+    assert benchmark.score(ranks, ()) == {
+        "recall_at_1": 0.0,
+        "recall_at_5": 0.5,
+        "recall_at_10": 1.0,
+    }
 
 
 @pytest.mark.parametrize(
