@@ -107,6 +107,31 @@ def read_texts(path: Path, *, at: Sequence[str] = ()) -> list[str]:
     return found
 
 
+def read_strings(path: Path, *, at: Sequence[str]) -> list[str]:
+    """One array of strings, empty ones included, out of a document whose rest is left unread.
+
+    Args:
+        path: the file.
+        at: keys that lead to the array, as for `JsonArray`.
+
+    Raises:
+        UserError: there is no such file, it is not whole, or holds something else.
+    """
+    data = _bytes_of(path)
+
+    def parse() -> list[Any]:
+        text = data.decode("latin-1")
+        start = _descend(text, at)
+        _check_tail(text)
+        return json.loads(data[start : _end(text, start)])
+
+    found = _whole(path, parse)
+    for number, value in enumerate(found, start=1):
+        if not isinstance(value, str):
+            raise UserError(f"{path}, {'.'.join(at)}, record {number}: {value!r} is not a string")
+    return found
+
+
 def read_text_mapping(path: Path) -> dict[str, str]:
     """An object whose values are non-empty strings, e.g. image names and their paths.
 
@@ -176,15 +201,38 @@ def _member(text: str, place: int, wanted: str) -> int:
         place = _after_space(text, place + 1)
         if key == wanted:
             return place
-        _, place = _DECODER.raw_decode(text, place)
-        place = _after_space(text, place)
+        place = _after_space(text, _end(text, place))
         if text[place] == ",":
             place = _after_space(text, place + 1)
     raise _OtherShape(f"has no key {wanted!r}")
 
 
+def _end(text: str, place: int) -> int:
+    """Where the value at `place` ends.
+
+    An array is passed element by element, so that it never becomes objects as a whole.
+    """
+    if text[place] != "[":
+        return _DECODER.raw_decode(text, place)[1]
+    last = place + 1
+    for bounds in _array(text, place):
+        last = bounds[1]
+    return _after_space(text, last) + 1
+
+
 def _elements(text: str, place: int) -> Iterator[tuple[int, int]]:
     """Begin and end of every element of the array at `place`, in a document that ends well."""
+    last = place + 1
+    for start, last in _array(text, place):
+        yield start, last
+    place = _after_space(text, last)
+    if text[_after_space(text, 0)] == "[" and text[place + 1 :].strip():
+        raise ValueError(f"the array ends at byte {place}, but more follows")
+    _check_tail(text)
+
+
+def _array(text: str, place: int) -> Iterator[tuple[int, int]]:
+    """Begin and end of every element of the array at `place`."""
     place = _after_space(text, place + 1)
     while text[place] != "]":
         _, end = _DECODER.raw_decode(text, place)
@@ -192,10 +240,13 @@ def _elements(text: str, place: int) -> Iterator[tuple[int, int]]:
         place = _after_space(text, end)
         if text[place] == ",":
             place = _after_space(text, place + 1)
+            if text[place] == "]":
+                raise ValueError(f"expected a value at byte {place}")
         elif text[place] != "]":
             raise ValueError(f"expected ',' or ']' at byte {place}")
-    if text[_after_space(text, 0)] == "[" and text[place + 1 :].strip():
-        raise ValueError(f"the array ends at byte {place}, but more follows")
+
+
+def _check_tail(text: str) -> None:
     if not text[-_TAIL:].rstrip().endswith(("]", "}")):
         raise ValueError("it does not end with a bracket")
 

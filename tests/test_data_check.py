@@ -257,8 +257,9 @@ def test_mtcir_without_or_with_other_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_visdial_images_lie_in_their_folders(tmp_path: Path, split: str) -> None:
     part = next(part for part in DATA_SETS["visdial"].parts if part.name == split)
-    dialogues = [{"image_id": number, "dialog": []} for number in (1, 22, 333)]
-    content = {"data": {"dialogs": dialogues}}
+    turns = [{"question": 0, "answer": 0}]
+    dialogues = [{"image_id": n, "caption": "a cat", "dialog": turns} for n in (1, 22, 333)]
+    content = {"data": {"dialogs": dialogues, "questions": ["is it old"], "answers": ["no"]}}
     (tmp_path / f"visdial_1.0_{split}.json").write_text(json.dumps(content))
     there = ["VisualDialog_val2018/VisualDialog_val2018_000000000001.jpg"]
     if split == "train":
@@ -275,11 +276,22 @@ def test_visdial_images_lie_in_their_folders(tmp_path: Path, split: str) -> None
     assert finding.broken == ()
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"data": {}}', '{"data": {"dialogs": [{}]}}'])
-def test_what_is_no_visdial_file_is_told(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("{", "is not a whole JSON document"),
+        ("[]", "holds no object that has a key 'data'"),
+        ('{"data": {}}', "has no key 'dialogs'"),
+        (
+            '{"data": {"dialogs": [{}], "questions": [], "answers": []}}',
+            "data.dialogs.record 1: the field 'caption' is missing",
+        ),
+    ],
+)
+def test_what_is_no_visdial_file_is_told(tmp_path: Path, content: str, problem: str) -> None:
     (tmp_path / "visdial_1.0_val.json").write_text(content)
     finding = check(DATA_SETS["visdial"].parts[1], tmp_path)
-    assert "visdial_1.0_val.json is not a VisDial 1.0 file" in (finding.problem or "")
+    assert re.search(rf"visdial_1\.0_val\.json.*{problem}", finding.problem or "")
 
 
 # ---- the descriptions -----------------------------------------------------------------------

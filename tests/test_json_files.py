@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from cirlab.errors import UserError
-from cirlab.json_files import JsonArray, read_json, read_text_mapping, read_texts
+from cirlab.json_files import (
+    JsonArray,
+    read_json,
+    read_strings,
+    read_text_mapping,
+    read_texts,
+)
 
 ROWS = [{"a": "é [ü]", "b": [1, {"c": "}"}]}, {"a": '"\\', "b": []}, {"a": "日本", "b": None}]
 
@@ -49,7 +55,7 @@ def test_a_file_that_is_cut_off_is_told(tmp_path: Path, cut: int) -> None:
             read(path)
 
 
-@pytest.mark.parametrize("text", ["", "[1 2]", "[1],2", '[{"a": 1}]]'])
+@pytest.mark.parametrize("text", ["", "[1 2]", "[1],2", "[{},]", '[{"a": 1}]]'])
 def test_what_is_no_json_is_told(tmp_path: Path, text: str) -> None:
     with pytest.raises(UserError, match=r"file\.json is not a whole JSON document"):
         JsonArray(write(tmp_path, text))
@@ -94,6 +100,25 @@ def test_texts_and_mappings(tmp_path: Path) -> None:
     assert read_texts(write(tmp_path, ["a", "b"])) == ["a", "b"]
     assert read_texts(write(tmp_path, {"x": {"y": ["a"]}}), at=("x", "y")) == ["a"]
     assert read_text_mapping(write(tmp_path, {"a": "b"})) == {"a": "b"}
+
+
+@pytest.mark.parametrize("options", [{}, {"indent": 2}, {"ensure_ascii": False}])
+def test_one_array_of_strings_of_a_document(tmp_path: Path, options: dict[str, Any]) -> None:
+    content = {"data": {"rows": [ROWS, []], "none": [], "texts": ["é", "", "日本 ]"], "z": [1]}}
+    path = write(tmp_path, content, **options)
+    assert read_strings(path, at=("data", "texts")) == ["é", "", "日本 ]"]
+    assert read_strings(path, at=("data", "none")) == []
+    with pytest.raises(UserError, match=r"file\.json, data\.z, record 1: 1 is not a string"):
+        read_strings(path, at=("data", "z"))
+    with pytest.raises(UserError, match="has no key 'x'"):
+        read_strings(path, at=("data", "x"))
+
+
+@pytest.mark.parametrize("cut", [10, -12, -3])
+def test_a_document_of_strings_that_is_cut_off_is_told(tmp_path: Path, cut: int) -> None:
+    whole = json.dumps({"data": {"texts": ["a", "b"], "rows": ["c", "d"]}})
+    with pytest.raises(UserError, match="not a whole JSON document"):
+        read_strings(write(tmp_path, whole[:cut]), at=("data", "texts"))
 
 
 @pytest.mark.parametrize(

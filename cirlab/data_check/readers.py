@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from cirlab.folder import Folder, composed_row, dialogue_row
 from cirlab.jsonl import JsonLines, Row
 from cirlab.records import EncodedImage, FileImage, Image
 from cirlab.tars import TarIndex
+from cirlab.visdial import VisDial
 
 
 def _images_of_pair(row: Row) -> tuple[str, ...]:
@@ -136,34 +135,6 @@ class VisDialImages:
         self.split = split
 
     def setup(self) -> None:
-        path = self.root / f"visdial_1.0_{self.split}.json"
-        try:
-            dialogues = json.loads(path.read_bytes())["data"]["dialogs"]
-            numbers = [int(dialogue["image_id"]) for dialogue in dialogues]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path} is not a VisDial 1.0 file, whose data.dialogs each have an image_id "
-                f"({type(error).__name__}: {error}); download it again"
-            ) from error
-        folders = {"train": ("train2014", "val2014"), "val": ("VisualDialog_val2018",)}[self.split]
-        listed = {name: _names_in(self.root / name) for name in folders}
-        self.gallery = [self._image(number, listed) for number in numbers]
-        self.queries = range(len(numbers))
-
-    def _image(self, number: int, listed: Mapping[str, frozenset[str]]) -> FileImage:
-        paths = [
-            f"{folder}/{_prefix(folder)}_{number:012d}.jpg"
-            for folder, names in listed.items()
-            if f"{_prefix(folder)}_{number:012d}.jpg" in names
-        ]
-        first = next(iter(listed))
-        path = paths[0] if paths else f"{first}/{_prefix(first)}_{number:012d}.jpg"
-        return FileImage(id=path, path=self.root / path)
-
-
-def _prefix(folder: str) -> str:
-    return folder if folder.startswith("VisualDialog") else f"COCO_{folder}"
-
-
-def _names_in(folder: Path) -> frozenset[str]:
-    return frozenset(os.listdir(folder)) if folder.is_dir() else frozenset()  # noqa: PTH208
+        dialogues = VisDial(self.root, self.split)
+        self.gallery = [dialogues.image(index) for index in range(len(dialogues))]
+        self.queries = range(len(dialogues))
