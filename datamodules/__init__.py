@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datamodules.chatir import ChatIRData
 from datamodules.cirr import CIRRData
 from datamodules.fashioniq import FashionIQData
 from datamodules.folder import FolderData
@@ -10,11 +11,13 @@ from datamodules.karpathy import KarpathyData
 from datamodules.llava import LlavaPretrainData
 from datamodules.mixed import MixedData
 from datamodules.mtcir import MtcirData
+from datamodules.visdial import VisDialData
 from datamodules.webdataset import WebDatasetData
 from datamodules.world import WorldData
 
 __all__ = [
     "CIRRData",
+    "ChatIRData",
     "FashionIQData",
     "FolderData",
     "JoinedData",
@@ -22,6 +25,7 @@ __all__ = [
     "LlavaPretrainData",
     "MixedData",
     "MtcirData",
+    "VisDialData",
     "WebDatasetData",
     "WorldData",
 ]

@@ -6,18 +6,22 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
+import numpy as np
 from tqdm import tqdm
 
 from cirlab.benchmarks.base import Benchmark
+from cirlab.dialogue.partial import PartialDialogue
 from cirlab.errors import UserError
-from cirlab.folder import Folder, composed_row
+from cirlab.folder import Folder, composed_row, dialogue_row
 from cirlab.jsonl import JoinedLines, JsonLines, Row
-from cirlab.records import FileImage, Pair, SampleKey, TextPair, Triplet
+from cirlab.records import Dialogue, FileImage, Pair, SampleKey, TextPair, Triplet
 from datamodules.base import RetrievalData
 from datamodules.checks import check_files
+from datamodules.dialogues import partial_pair
 from datamodules.sampling import generator_for
 
-Kind = Literal["pairs", "texts", "triplets"]
+Record = Pair | TextPair | Triplet | Dialogue
+Kind = Literal["pairs", "texts", "triplets", "dialogues", "partial_dialogues"]
 
 log = logging.getLogger(__name__)
 
@@ -25,11 +29,20 @@ FILES: dict[Kind, str] = {
     "pairs": "pairs.jsonl",
     "texts": "pairs.jsonl",
     "triplets": "composed.jsonl",
+    "dialogues": "dialogues.jsonl",
+    "partial_dialogues": "dialogues.jsonl",
+}
+RECORDS: dict[Kind, type] = {
+    "pairs": Pair,
+    "texts": TextPair,
+    "triplets": Triplet,
+    "dialogues": Dialogue,
+    "partial_dialogues": Pair,
 }
 
 
 class FolderData(RetrievalData):
-    """Training pairs, texts or triplets from folders.
+    """Training pairs, texts, triplets or dialogues from folders.
 
     Every line is parsed once when the run starts, so that a malformed one is told at once, by
     file and line. With `on_error: raise` missing image files are found then too (each directory
@@ -40,13 +53,19 @@ class FolderData(RetrievalData):
         root: the data folder, or several whose records are joined. With several, image ids
             begin with the folder's name.
         records: "pairs" reads pairs.jsonl; "texts" reads two captions of each of its images;
-            "triplets" reads composed.jsonl, whose target is drawn anew each epoch from `targets`.
+            "triplets" reads composed.jsonl, whose target is drawn anew each epoch from `targets`;
+            "dialogues" reads dialogues.jsonl in the same way; "partial_dialogues" gives pairs of
+            such a target and the first rounds of its dialogue, their number uniform from 0 to all.
         batch_size: training samples per batch and process.
         eval_batch_size: gallery images or queries per batch and process.
         num_workers: loader processes per training process; 0 loads in the process itself.
         benchmarks: what validation and test evaluate; null trains without evaluation.
-        seed: of the order of samples and of the choice among several targets or captions.
+        seed: of the order of samples, of the choice among several targets or captions, and of what
+            partial dialogues show.
         split: subfolder of the training data.
+        separator: of partial dialogues, stands between the texts.
+        caption_dropout: of partial dialogues, the share of those with at least one round that lack
+            what the dialogue began with.
         on_error: a missing or broken image ends the run (raise) or is left out, counted and
             named (skip).
     """
@@ -61,6 +80,8 @@ class FolderData(RetrievalData):
         benchmarks: list[Benchmark] | None = None,
         seed: int = 0,
         split: str = "train",
+        separator: str = ", ",
+        caption_dropout: float = 0.2,
         on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
         super().__init__(
@@ -69,7 +90,8 @@ class FolderData(RetrievalData):
         self.roots = [root] if isinstance(root, str) else list(root)
         self.records = records
         self.split = split
-        self.train_record = {"pairs": Pair, "texts": TextPair, "triplets": Triplet}[records]
+        self.train_record = RECORDS[records]
+        self.partial = PartialDialogue(separator, caption_dropout)
         self._dataset: FolderRecords | None = None
 
     def setup(self, stage: str) -> None:
@@ -85,7 +107,9 @@ class FolderData(RetrievalData):
     def train_dataset(self) -> FolderRecords:
         if self._dataset is None:
             folders = _open(self.roots)
-            dataset = FolderRecords(folders, self.split, self.records, seed=self.seed)
+            dataset = FolderRecords(
+                folders, self.split, self.records, seed=self.seed, partial=self.partial
+            )
             images = dataset.check()
             if self.on_error == "raise" and self.records != "texts":
                 check_files(images)
@@ -114,8 +138,9 @@ class FolderRecords:
     Args:
         folders: where the data lie.
         split: subfolder of each.
-        records: pairs, texts or triplets.
-        seed: of the choice among several targets or captions.
+        records: what is made of its lines.
+        seed: of the choice among several targets or captions, and of what partial dialogues show.
+        partial: how partial dialogues are drawn.
     """
 
     def __init__(
@@ -125,14 +150,18 @@ class FolderRecords:
         records: Kind,
         *,
         seed: int,
+        partial: PartialDialogue,
     ) -> None:
         self.folders = folders
         self.rows = JoinedLines([folder.rows(split, FILES[records]) for folder in folders])
         self.seed = seed
-        parsers: dict[Kind, Callable[[Folder, Row, SampleKey], Pair | TextPair | Triplet]] = {
+        self.partial = partial
+        parsers: dict[Kind, Callable[[Folder, Row, SampleKey], Record]] = {
             "pairs": self._pair,
             "texts": self._texts,
             "triplets": self._triplet,
+            "dialogues": self._dialogue,
+            "partial_dialogues": self._partial_dialogue,
         }
         self.records = records
         self.parse = parsers[records]
@@ -140,7 +169,7 @@ class FolderRecords:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, key: SampleKey) -> Pair | TextPair | Triplet:
+    def __getitem__(self, key: SampleKey) -> Record:
         which, row = self.rows.locate(key.index)
         return self.parse(self.folders[which], row, key)
 
@@ -158,12 +187,15 @@ class FolderRecords:
 
     def _paths(self, rows: JsonLines) -> Iterator[str]:
         for row in tqdm(rows, desc=str(rows.path), delay=2, disable=None):
-            if self.records != "triplets":
-                row.texts("captions")
-                yield row.text("image")
-            else:
-                parsed = composed_row(row)
-                yield from (parsed.reference, *parsed.targets)
+            match FILES[self.records]:
+                case "pairs.jsonl":
+                    row.texts("captions")
+                    yield row.text("image")
+                case "dialogues.jsonl":
+                    yield from dialogue_row(row).targets
+                case _:
+                    parsed = composed_row(row)
+                    yield from (parsed.reference, *parsed.targets)
 
     def _pair(self, folder: Folder, row: Row, key: SampleKey) -> Pair:
         return folder.pair(row)
@@ -184,4 +216,19 @@ class FolderRecords:
             target=folder.image(target),
             also_correct=tuple(others),
             tags=parsed.tags,
+        )
+
+    def _dialogue(self, folder: Folder, row: Row, key: SampleKey) -> Dialogue:
+        return self._drawn(folder, row, generator_for(self.seed, key))
+
+    def _partial_dialogue(self, folder: Folder, row: Row, key: SampleKey) -> Pair:
+        generator = generator_for(self.seed, key)
+        return partial_pair(self._drawn(folder, row, generator), self.partial, generator)
+
+    def _drawn(self, folder: Folder, row: Row, generator: np.random.Generator) -> Dialogue:
+        """The dialogue as one about one of its targets."""
+        parsed = dialogue_row(row)
+        target = parsed.targets[generator.integers(len(parsed.targets))]
+        return Dialogue(
+            image=folder.image(target), caption=parsed.rounds[0], rounds=parsed.rounds[1:]
         )
