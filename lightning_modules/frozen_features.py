@@ -39,7 +39,7 @@ def frozen_features(module: L.LightningModule, encoder: DualEncoder) -> FeatureC
             "cache_features: true runs over every image before training and skips none: set "
             "data.init_args.on_error to raise, or cache_features to false"
         )
-    images = _images(data)
+    images = images_of(data)
     transform = encoder.processor.transform
 
     def compute(images: Sequence[Image]) -> Iterator[torch.Tensor]:
@@ -61,7 +61,12 @@ def frozen_features(module: L.LightningModule, encoder: DualEncoder) -> FeatureC
     return cached_features(folder, identity, images, compute)
 
 
-def _images(data: Any) -> list[Image]:
+def images_of(data: Any) -> list[Image]:
+    """Every different image of a data module's training records and benchmarks.
+
+    Raises:
+        UserError: its training images cannot be listed.
+    """
     listed = getattr(data, "train_images", None)
     if listed is None:
         raise UserError(

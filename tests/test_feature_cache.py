@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cirlab.benchmarks.genecis import SquareCrop
 from cirlab.feature_cache import cached_features
 from cirlab.records import EncodedImage, FileImage, Image
 
@@ -74,3 +75,13 @@ def test_a_replaced_file_is_another_image(tmp_path: Path) -> None:
     path.write_bytes(b"newer")
     cached_features(tmp_path, "vit", [photo], backbone)
     assert backbone.asked == ["7", "7"]
+
+
+def test_parts_of_a_file_are_images_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "7"
+    path.write_bytes(b"photograph")
+    parts = [SquareCrop(id=str(side), path=path, box=(0, 0, side, side)) for side in (8, 9)]
+    backbone = Backbone()
+    cache = cached_features(tmp_path, "vit", [FileImage(id="7", path=path), *parts], backbone)
+    assert backbone.asked == ["7", "8", "9"]
+    assert cache([parts[1], parts[0], FileImage(id="other", path=path)])[:, 0].tolist() == [9, 8, 7]

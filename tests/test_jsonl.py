@@ -174,7 +174,19 @@ def test_joined_files_are_numbered_through(tmp_path: Path) -> None:
 
 
 ROW = Row(
-    {"s": "x", "n": 7, "e": " ", "l": ["a", "b"], "m": ["a", 1], "o": [{"k": "v"}], "none": None},
+    {
+        "s": "x",
+        "n": 7,
+        "e": " ",
+        "l": ["a", "b"],
+        "m": ["a", 1],
+        "o": [{"k": "v"}],
+        "none": None,
+        "i": [0, 7],
+        "yes": True,
+        "minus": -1,
+        "half": [1, 0.5],
+    },
     "f, line 9",
 )
 
@@ -188,6 +200,10 @@ def test_fields_of_the_right_type() -> None:
     assert ROW.optional_texts("absent") is None
     assert Row({"l": []}, "").optional_texts("l") == ()
     assert ROW.objects("o")[0].text("k") == "v"
+    assert ROW.number("n") == 7
+    assert ROW.numbers("i") == (0, 7)
+    inner = Row({"a": {"k": 3}}, "f").object("a")
+    assert (inner.number("k"), inner.where) == (3, "f, a")
 
 
 @pytest.mark.parametrize(
@@ -203,6 +219,14 @@ def test_fields_of_the_right_type() -> None:
         ("optional_texts", "s", "must be a list"),
         ("objects", "l", "must be a list of one or more objects"),
         ("objects", "absent", "is missing"),
+        ("number", "s", "the field 's' is \"x\", but must be a whole number from 0"),
+        ("number", "yes", "is true, but must be"),
+        ("number", "minus", "is -1, but must be"),
+        ("number", "absent", "is missing"),
+        ("numbers", "n", "must be a list of one or more whole numbers from 0"),
+        ("numbers", "half", "must be a list of one or more whole numbers from 0"),
+        ("object", "l", "must be an object"),
+        ("object", "absent", "is missing"),
     ],
 )
 def test_fields_of_the_wrong_type_are_named(method: str, field: str, problem: str) -> None:

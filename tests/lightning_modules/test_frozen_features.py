@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -10,11 +11,14 @@ import PIL.Image
 import pytest
 import torch
 
+from cirlab.benchmarks.genecis import SquareCrop
+from cirlab.records import FileImage, Query
 from datamodules import FolderData
 from lightning_modules import CoLLM
 from lightning_modules.collm import LLMSettings, Synthesis
+from lightning_modules.frozen_features import images_of
 from tests.callbacks.lookup import quiet_trainer
-from tests.datamodules.toys import write_jsonl
+from tests.datamodules.toys import ToyBenchmark, write_jsonl
 from tests.tiny import write_tiny_clip, write_tiny_llm
 
 
@@ -57,3 +61,16 @@ def test_training_reads_features_if_they_are_cached(
     trainer.fit(module, datamodule=data)
     assert module.read == [{"features"} if cached else {"pixels"}] * 3
     assert len(list((tmp_path / "runs" / "cache").rglob("*.npy"))) == cached
+
+
+def test_a_file_is_read_once_and_so_is_each_of_its_parts() -> None:
+    """Under whatever ids data and benchmarks know it."""
+    path = Path("photograph.jpg")
+    crops = [SquareCrop(id=f"crop {side}", path=path, box=(0, 0, side, side)) for side in (8, 9)]
+
+    benchmark = ToyBenchmark()
+    benchmark.gallery = [FileImage(id="gallery", path=path), *crops]
+    benchmark.queries = [Query(id="0", text="?", targets=("gallery",), image=crops[0])]
+    training = [FileImage(id="training", path=path)]
+    data = SimpleNamespace(train_images=lambda: training, benchmarks=[benchmark])
+    assert [image.id for image in images_of(data)] == ["gallery", "crop 8", "crop 9"]
