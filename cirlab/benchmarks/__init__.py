@@ -13,7 +13,13 @@ from cirlab.benchmarks.folder_dialogues import FolderDialogues
 from cirlab.benchmarks.folder_facets import FolderFacets
 from cirlab.benchmarks.genecis import GeneCIS
 from cirlab.benchmarks.karpathy import KarpathyImageToText, KarpathyTextToImage
+from cirlab.benchmarks.world_circo import WorldCIRCO
+from cirlab.benchmarks.world_cirr import WorldCIRR
 from cirlab.benchmarks.world_composed import WorldComposed
+from cirlab.benchmarks.world_dialogue import WorldDialogue
+from cirlab.benchmarks.world_facet import WorldFacet
+from cirlab.benchmarks.world_fashion import WorldFashionIQ
+from cirlab.benchmarks.world_genecis import WorldGeneCIS
 from cirlab.benchmarks.world_text_to_image import WorldTextToImage
 
 __all__ = [
@@ -33,6 +39,12 @@ __all__ = [
     "KarpathyTextToImage",
     "Protocol",
     "TargetRanks",
+    "WorldCIRCO",
+    "WorldCIRR",
     "WorldComposed",
+    "WorldDialogue",
+    "WorldFacet",
+    "WorldFashionIQ",
+    "WorldGeneCIS",
     "WorldTextToImage",
 ]

@@ -108,14 +108,9 @@ class WorldFamilies(Benchmark):
     def ask(self, groups: Sequence[Group]) -> Iterable[Query]:
         """The queries; `gallery` is complete."""
 
-    def numbers(self, stream: Stream, *more: int) -> np.random.Generator:
-        """The random numbers of one benchmark's queries.
-
-        Args:
-            stream: of the benchmark.
-            more: at most one number, e.g. of a family.
-        """
-        return generator(self.split, self.seed, *(more or (0,)), stream)
+    def numbers(self, stream: Stream, number: int = 0) -> np.random.Generator:
+        """The random numbers of a benchmark's queries, or of those with one number."""
+        return generator(self.split, self.seed, number, stream)
 
     def at_least(self, **numbers: int) -> None:
         """Refuse arguments below 1.

@@ -57,6 +57,9 @@ _ATTRIBUTE_QUESTIONS = {
     "texture": ("what texture {do} {it} have?", "which texture {be} {it}?"),
 }
 
+#: How many questions can be asked about any scene.
+MAX_ROUNDS = 38
+
 #: What a question is about: asked or spoken of at most once.
 Topic = tuple[object, ...]
 #: Puts a question and its answer into words.
@@ -71,7 +74,7 @@ def dialogue(
     Args:
         scene: what is spoken of.
         rng: decides caption, questions, their order and phrasings.
-        rounds: how many questions; of any scene at least 38 can be asked.
+        rounds: how many questions, up to `MAX_ROUNDS`; of some scenes more can be asked.
 
     Returns:
         The caption, and one text "question? answer" for each round.

@@ -1,0 +1,82 @@
+"""ChatIR's rules in the built-in world: a caption that leaves things out, then ten rounds.
+
+As in ChatIR (Levy et al., arXiv 2305.20062) the whole gallery is ranked after each round. It holds
+32 look-alikes of each picture that is meant, so that a caption rarely tells which one it is; what
+questions bring to light (`cirlab.world.dialogue`) narrows them down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from cirlab.benchmarks.dialogue import DialogueRules
+from cirlab.benchmarks.world_families import (
+    FAMILIES,
+    Group,
+    Stream,
+    WorldFamilies,
+    ids_by_signature,
+)
+from cirlab.errors import UserError
+from cirlab.records import Query
+from cirlab.world.dialogue import MAX_ROUNDS, dialogue
+from cirlab.world.series import FAMILY_SIZE
+
+
+class WorldDialogue(DialogueRules, WorldFamilies):
+    """Dialogues about pictures of the gallery; pictures that show the same scene are all targets.
+
+    Args:
+        families: each gives 32 gallery scenes and about 8 nuisance twins of these.
+        dialogues: each about another scene.
+        rounds: questions with answers, after the caption; up to 38.
+        separator: stands between the texts of a dialogue that a query joins.
+        hits_at: cut-off of hits and recall.
+        split: val or test; training never sees either's scenes.
+        seed: another gallery and other dialogues of the same kind.
+        name: where it stands in the results.
+        image_size: side of the pictures in pixels.
+
+    Raises:
+        UserError: a number is out of range.
+    """
+
+    def __init__(
+        self,
+        families: int = FAMILIES,
+        dialogues: int = 150,
+        rounds: int = 10,
+        separator: str = ", ",
+        hits_at: int = 10,
+        split: Literal["val", "test"] = "val",
+        seed: int = 0,
+        name: str = "world_dialogue",
+        image_size: int = 64,
+    ) -> None:
+        DialogueRules.__init__(self, separator=separator, hits_at=hits_at)
+        WorldFamilies.__init__(self, families, split, seed, name, image_size)
+        self.at_least(dialogues=dialogues, rounds=rounds)
+        if rounds > MAX_ROUNDS:
+            raise UserError(
+                f"rounds of {name} is {rounds}, but only {MAX_ROUNDS} questions can be asked about "
+                f"any scene; set rounds from 1 to {MAX_ROUNDS}"
+            )
+        if dialogues > families * FAMILY_SIZE:
+            raise UserError(
+                f"{name} has {families * FAMILY_SIZE} scenes for {dialogues} dialogues; raise "
+                "families, or lower dialogues"
+            )
+        self.dialogues = dialogues
+        self.rounds = rounds
+
+    def ask(self, groups: Sequence[Group]) -> Iterable[Query]:
+        equal = ids_by_signature(self.gallery)
+        images = [image for group in groups for image in group.images]
+        order = self.numbers(Stream.DIALOGUE).permutation(len(images))
+        for number, i in enumerate(order[: self.dialogues]):
+            rng = self.numbers(Stream.DIALOGUE, number + 1)
+            opening, rounds = dialogue(images[i].scene, rng, self.rounds)
+            principal = images[i].id
+            others = (n for n in equal[images[i].scene.signature()] if n != principal)
+            yield from self.dialogue(principal, (opening, *rounds), (principal, *others))
