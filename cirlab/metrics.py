@@ -132,8 +132,9 @@ def best_log_rank_integral(ranks: Tensor) -> float:
 
 def last_ranks(ranks: Tensor) -> Tensor:
     """Rank in the last round that each dialogue has. Shape (D, R) to (D, 1)."""
+    present = _checked(ranks) > 0
     place = torch.arange(1, ranks.shape[1] + 1, device=ranks.device)
-    last = (_checked(ranks) > 0).mul(place).argmax(dim=1, keepdim=True)
+    last = (present * place).argmax(dim=1, keepdim=True)
     return ranks.gather(1, last)
 
 

@@ -1,17 +1,23 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from cirlab.metrics import (
     RankMetrics,
+    best_log_rank_integral,
     best_ranks,
     cumulative_hits_at_k,
+    last_ranks,
     mean_average_precision_at_k,
     mean_average_precisions,
     mean_rank,
     recall_at_k,
     recalls,
+    round_mean_ranks,
+    round_recalls_at_k,
 )
 
 
@@ -91,6 +97,59 @@ def test_hits_never_fall_and_equal_the_best_round_so_far(seed: int) -> None:
     assert hits == pytest.approx(so_far)
 
 
+#: One dialogue finds its target in round 2 only, one at once, one at last.
+THREE_DIALOGUES = torch.tensor([[30, 1, 40], [10, 11, 90], [80, 70, 2]])
+
+
+def test_cumulative_hits_rise_where_recall_of_each_round_does_not() -> None:
+    assert cumulative_hits_at_k(THREE_DIALOGUES, 10) == pytest.approx([1 / 3, 2 / 3, 1])
+    assert round_recalls_at_k(THREE_DIALOGUES, 10) == pytest.approx([1 / 3, 1 / 3, 1 / 3])
+    assert round_mean_ranks(THREE_DIALOGUES) == pytest.approx([40, 82 / 3, 44])
+    assert last_ranks(THREE_DIALOGUES).tolist() == [[40], [90], [2]]
+
+
+def test_the_log_rank_integral_is_of_the_best_rank_so_far() -> None:
+    # Best so far: 30, 1, 1; 10, 10, 10; 80, 70, 2.
+    first = (math.log(30) + 0) / 2 + math.log(10) + (math.log(80) + math.log(70)) / 2
+    second = 0 + math.log(10) + (math.log(70) + math.log(2)) / 2
+    expected = (first / 3 + second / 3) / 2
+    assert best_log_rank_integral(THREE_DIALOGUES) == pytest.approx(expected)
+
+
+def test_the_log_rank_integral_of_known_dialogues() -> None:
+    """Never better or worse, it is the mean log rank; always first, it is 0."""
+    steady = torch.tensor([[4, 5, 6], [9, 9, 9]])
+    assert best_log_rank_integral(steady) == pytest.approx((math.log(4) + math.log(9)) / 2)
+    assert best_log_rank_integral(torch.tensor([[1, 7, 7]])) == 0
+    # A single round: the limit of an integral over no length.
+    assert best_log_rank_integral(torch.tensor([[4], [9]])) == pytest.approx(math.log(6))
+
+
+def test_an_ended_dialogue_keeps_what_it_reached_and_leaves_the_means_of_a_round() -> None:
+    ranks = torch.tensor([[8, 2, 0], [20, 40, 6]])
+    assert cumulative_hits_at_k(ranks, 5) == pytest.approx([0, 1 / 2, 1 / 2])
+    assert round_recalls_at_k(ranks, 5) == pytest.approx([0, 1 / 2, 0])
+    assert round_mean_ranks(ranks) == pytest.approx([14, 21, 6])
+    assert last_ranks(ranks).tolist() == [[2], [6]]
+    # Best so far: 8, 2, 2; 20, 20, 6.
+    first = (math.log(8) + math.log(2)) / 2 + math.log(20)
+    second = math.log(2) + (math.log(20) + math.log(6)) / 2
+    assert best_log_rank_integral(ranks) == pytest.approx((first + second) / 4)
+
+
+def test_a_dialogue_without_a_first_round_counts_from_its_first_rank_on() -> None:
+    ranks = torch.tensor([[0, 4, 2], [9, 9, 3]])
+    assert cumulative_hits_at_k(ranks, 4) == pytest.approx([0, 1 / 2, 1])
+    second = ((math.log(4) + math.log(2)) / 2 + (math.log(9) + math.log(3)) / 2) / 2
+    assert best_log_rank_integral(ranks) == pytest.approx((math.log(9) + second) / 2)
+
+
+def test_a_round_that_nobody_has_is_refused() -> None:
+    for metric in (lambda r: round_recalls_at_k(r, 5), round_mean_ranks):
+        with pytest.raises(ValueError, match="column 1 has no rank at all"):
+            metric(torch.tensor([[1, 0, 3], [4, 0, 0]]))
+
+
 def test_named_metrics_hold_no_at_sign() -> None:
     ranks = torch.tensor([[1], [7]])
     assert recalls(ranks, (1, 10), prefix="subset_recall") == {
@@ -114,14 +173,19 @@ def test_named_metrics_hold_no_at_sign() -> None:
     ],
 )
 def test_what_no_ranking_can_give_is_refused(ranks: torch.Tensor, message: str) -> None:
-    for metric in (recall_at_k, mean_average_precision_at_k, cumulative_hits_at_k):
+    cut = (recall_at_k, mean_average_precision_at_k, cumulative_hits_at_k, round_recalls_at_k)
+    for metric in cut:
         with pytest.raises(ValueError, match=message):
             metric(ranks, 5)
-    with pytest.raises(ValueError, match=message):
-        mean_rank(ranks)
+    for whole in (mean_rank, round_mean_ranks, best_log_rank_integral, last_ranks):
+        with pytest.raises(ValueError, match=message):
+            whole(ranks)
 
 
-@pytest.mark.parametrize("metric", [recall_at_k, mean_average_precision_at_k, cumulative_hits_at_k])
+@pytest.mark.parametrize(
+    "metric",
+    [recall_at_k, mean_average_precision_at_k, cumulative_hits_at_k, round_recalls_at_k],
+)
 def test_a_cutoff_below_one_is_refused(metric: object) -> None:
     with pytest.raises(ValueError, match="at least 1, not 0"):
         metric(torch.tensor([[1]]), 0)  # type: ignore[operator]
