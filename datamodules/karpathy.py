@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cirlab.benchmarks.base import Benchmark
+from cirlab.benchmarks.captions import captions_in
 from cirlab.benchmarks.official import DataRoot
 from cirlab.errors import UserError
 from cirlab.json_files import JsonArray
@@ -132,7 +133,7 @@ class KarpathyPairs:
     def __getitem__(self, key: SampleKey) -> Pair:
         start, end = self._bounds[key.index : key.index + 2]
         rows = [self._row(number) for number in self._order[start:end].tolist()]
-        captions = tuple(text for row in rows for text in _captions(row))
+        captions = tuple(text for row in rows for text in captions_in(row))
         return Pair(image=self._image(rows[0].text("image")), captions=captions)
 
     def images(self) -> list[FileImage]:
@@ -146,7 +147,7 @@ class KarpathyPairs:
         records = (row for file in self.files for row in file)
         progress = tqdm(records, desc="captions", total=len(image_of), delay=2, disable=None)
         for place, row in enumerate(progress):
-            _captions(row)
+            captions_in(row)
             image_of[place] = numbers.setdefault(row.text("image"), len(numbers))
         return PackedTexts(numbers), image_of
 
@@ -157,10 +158,3 @@ class KarpathyPairs:
 
     def _image(self, name: str) -> FileImage:
         return self.data.image(name, path=name, file=PurePosixPath(name).name)
-
-
-def _captions(row: Row) -> tuple[str, ...]:
-    """One caption (train), or a list of them (val and test)."""
-    if isinstance(row.get("caption"), list):
-        return row.texts("caption")
-    return (row.text("caption"),)

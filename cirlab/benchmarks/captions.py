@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from cirlab.jsonl import Row
 from cirlab.records import Caption, Pair, Query
 
 
@@ -17,3 +18,14 @@ def image_query(pair: Pair) -> Query:
     """The image itself, which looks for its captions."""
     targets = tuple(caption.id for caption in captions_of(pair))
     return Query(id=pair.image.id, text="", image=pair.image, targets=targets)
+
+
+def captions_in(row: Row) -> tuple[str, ...]:
+    """The captions of a record in BLIP's files: one text in those of train, else a list of texts.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if isinstance(row.get("caption"), list):
+        return row.texts("caption")
+    return (row.text("caption"),)

@@ -135,13 +135,26 @@ def _chatir(dialogues: str) -> Part:
     )
 
 
-def _karpathy(prefix: str, split: str, pool: int | None) -> Part:
+def _karpathy(prefix: str, split: str, captions: int | None, pool: int | None) -> Part:
     return Part(
         name=split,
         class_path=f"{_BENCHMARKS}.KarpathyTextToImage",
-        arguments={"root": ROOT, "annotations": f"{prefix}_{split}.json"},
+        arguments={"root": ROOT, "annotations": f"{prefix}_{split}.json", "official": False},
         needs=(f"{prefix}_{split}.json",),
+        queries=captions,
         pool=pool,
+    )
+
+
+def _karpathy_training(prefix: str, captions: int | None, images: int | None) -> Part:
+    return Part(
+        name="train",
+        class_path="cirlab.data_check.readers.KarpathyTraining",
+        arguments={"root": ROOT, "annotations": f"{prefix}_train.json"},
+        needs=(f"{prefix}_train.json",),
+        queries=captions,
+        pool=images,
+        training=True,
     )
 
 
@@ -273,13 +286,18 @@ DATA_SETS: Mapping[str, DataSet] = {
         title="COCO captions, Karpathy's split (arXiv 1412.2306)",
         annotations=f"{_BLIP}/coco_karpathy_{{train,val,test}}.json; BLIP's code is BSD-3",
         images=f"2014 Train and Val images at {_COCO}",
-        source="configurations of salesforce/BLIP",
+        source="configurations of salesforce/BLIP; sizes of tensorflow.org/datasets/catalog/"
+        "coco_captions and huggingface.co/datasets/justram/COCO2014-Captions",
         layout=(
             ("coco_karpathy_*.json", "captions of train, val and test"),
             ("train2014", "COCO, for training"),
             ("val2014", "COCO, for all splits"),
         ),
-        parts=(_karpathy("coco_karpathy", "val", 5000), _karpathy("coco_karpathy", "test", 5000)),
+        parts=(
+            _karpathy_training("coco_karpathy", 566_747, 113_287),
+            _karpathy("coco_karpathy", "val", 25_010, 5000),
+            _karpathy("coco_karpathy", "test", 25_010, 5000),
+        ),
     ),
     "flickr30k": DataSet(
         title="Flickr30k, Karpathy's split (TACL 2014; arXiv 1412.2306)",
@@ -290,7 +308,11 @@ DATA_SETS: Mapping[str, DataSet] = {
             ("flickr30k_*.json", "captions of train, val and test"),
             ("flickr30k-images", "all images"),
         ),
-        parts=(_karpathy("flickr30k", "val", None), _karpathy("flickr30k", "test", None)),
+        parts=(
+            _karpathy_training("flickr30k", None, None),
+            _karpathy("flickr30k", "val", None, None),
+            _karpathy("flickr30k", "test", None, None),
+        ),
     ),
     "visdial": DataSet(
         title="VisDial 1.0, dialogues about images (arXiv 1611.08669), trains ChatIR",
@@ -337,6 +359,7 @@ DATA_SETS: Mapping[str, DataSet] = {
             ("*/pairs.jsonl", "images with captions"),
             ("*/composed.jsonl", "reference, change and targets"),
             ("*/dialogues.jsonl", "rounds of a dialogue and targets"),
+            ("*/facets.jsonl", "a property and all images that have it"),
             ("*/gallery.txt", "the pool of an evaluation"),
         ),
         parts=(
@@ -348,6 +371,7 @@ DATA_SETS: Mapping[str, DataSet] = {
                     ("FolderTextToImage", "pairs.jsonl"),
                     ("FolderComposed", "composed.jsonl"),
                     ("FolderDialogues", "dialogues.jsonl"),
+                    ("FolderFacets", "facets.jsonl"),
                 )
             ),
         ),

@@ -10,8 +10,10 @@ from typing import Any
 import PIL.Image
 from tqdm import tqdm
 
+from cirlab.benchmarks.captions import captions_in
 from cirlab.errors import UserError
 from cirlab.folder import Folder, composed_row, dialogue_row
+from cirlab.json_files import JsonArray
 from cirlab.jsonl import JsonLines, Row
 from cirlab.records import EncodedImage, FileImage, Image
 from cirlab.tars import TarIndex
@@ -65,6 +67,32 @@ class FolderRecords:
                     count += 1
                     paths |= dict.fromkeys(images_of(row))
         self.gallery = [folder.image(path) for path in paths]
+        self.queries = range(count)
+
+
+class KarpathyTraining:
+    """The captions and images of BLIP's training files for COCO and Flickr30k.
+
+    Args:
+        root: the data folder.
+        annotations: file below it.
+    """
+
+    gallery: Sequence[FileImage] = ()
+    queries: Sequence[Any] = ()
+
+    def __init__(self, root: str, annotations: str) -> None:
+        self.root = Path(root)
+        self.annotations = annotations
+
+    def setup(self) -> None:
+        paths: dict[str, None] = {}
+        count = 0
+        rows = JsonArray(self.root / self.annotations)
+        for row in tqdm(rows, desc=self.annotations, delay=2, disable=None):
+            count += len(captions_in(row))
+            paths[row.text("image")] = None
+        self.gallery = [FileImage(id=path, path=self.root / path) for path in paths]
         self.queries = range(count)
 
 
