@@ -6,14 +6,14 @@ No model and no Lightning: the retrieval callback gathers the vectors and comes 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cirlab.benchmarks.base import Benchmark
+from cirlab.benchmarks.base import Benchmark, SharedPools, ranked_against
 from cirlab.errors import UserError
 from cirlab.index import GalleryIndex, Ranked
 from cirlab.metrics import best_ranks
@@ -247,6 +247,7 @@ def _protocol(benchmark: Benchmark, gallery: Gallery, found: Found) -> dict[str,
     protocol |= {
         "pool_size": len(index),
         "queries": len(found.queries),
+        "candidates": ranked_against(found.queries),
         "index": index.factory,
         "rerank_depth": benchmark.rerank_depth or 0,
     }
@@ -263,9 +264,12 @@ def _rankable(
     missing = frozenset[str]()
     if len(gallery.rows) < gallery.size:
         missing = frozenset(image.id for image in benchmark.gallery) - gallery.main.position.keys()
+    left = SharedPools(lambda pool: tuple(item for item in pool if item not in missing))
     queries, rows = [], []
     for row in valid.nonzero().flatten().tolist():
-        query = without(benchmark.queries[row], missing)
+        query = benchmark.queries[row]
+        if missing:
+            query = without(query, missing, left)
         if query is not None:
             queries.append(query)
             rows.append(row)
@@ -277,15 +281,23 @@ def _rankable(
     return queries, rows
 
 
-def without(query: Query, missing: frozenset[str]) -> Query | None:
-    """The query with some gallery images gone; None if no target (in its subset) is left."""
-    if not missing:
-        return query
-    left: dict[str, Any] = {
+def without(
+    query: Query, missing: frozenset[str], left: Callable[[tuple[str, ...]], tuple[str, ...]]
+) -> Query | None:
+    """The query with some gallery images gone; None if no target (in its subset) is left.
+
+    Args:
+        query: any.
+        missing: ids of the images.
+        left: what is left of some candidates, which queries may share.
+    """
+    kept: dict[str, Any] = {
         name: tuple(item for item in ids if item not in missing)
-        for name in ("targets", "exclude", "candidates", "subset")
+        for name in ("targets", "exclude", "subset")
         if (ids := getattr(query, name)) is not None
     }
-    within = left.get("subset", left["targets"])
-    answerable = not query.targets or set(left["targets"]) & set(within)
-    return dataclasses.replace(query, **left) if answerable else None
+    if query.candidates is not None:
+        kept["candidates"] = left(query.candidates)
+    within = kept.get("subset", kept["targets"])
+    answerable = not query.targets or set(kept["targets"]) & set(within)
+    return dataclasses.replace(query, **kept) if answerable else None

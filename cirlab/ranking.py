@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cirlab.benchmarks.base import SharedPools
 from cirlab.errors import UserError
 from cirlab.records import Query
 
@@ -83,13 +84,18 @@ def locate(queries: Sequence[Query], position: Mapping[str, int]) -> Positions:
             _check_rules(query)
     names = [query.id for query in queries]
     # Queries of one category share their candidates, thousands of them.
-    owner = {query.candidates: query.id for query in queries if query.candidates}
-    number = {candidates: row for row, candidates in enumerate(owner)}
+    owner: dict[tuple[str, ...], str] = {}
+    number: dict[tuple[str, ...], int] = {}
+    pool = SharedPools(lambda candidates: number.setdefault(candidates, len(number)))
+    pool_of = [pool(query.candidates) if query.candidates else -1 for query in queries]
+    for query, row in zip(queries, pool_of, strict=True):
+        if row == len(owner):
+            owner[query.candidates or ()] = query.id
     return Positions(
         targets=lookup([q.targets for q in queries], position, names, role="target"),
         exclude=lookup([q.exclude for q in queries], position, names, role="excluded image"),
         pools=lookup(list(owner), position, list(owner.values()), role="candidate"),
-        pool_of=torch.tensor([number.get(q.candidates or (), -1) for q in queries]),
+        pool_of=torch.tensor(pool_of),
         subsets=_subsets(queries, position),
     )
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Generic, Literal, TypeVar
 
 import torch
 
 from cirlab.records import Caption, Item, Query
 
+T = TypeVar("T")
 #: Of queries that have no candidates of their own.
 WHOLE_GALLERY = "the whole gallery"
 
@@ -172,7 +173,7 @@ class Benchmark(ABC):
             exclusion=self.exclusion,
             query_template=self.query_template,
             annotations=self.checksum(),
-            candidates=_pools(self.queries),
+            candidates=ranked_against(self.queries),
             wordings=self.wordings,
         )
 
@@ -182,14 +183,16 @@ class Benchmark(ABC):
         for item in self.gallery:
             text = f"\t{item.text}" if isinstance(item, Caption) else ""
             digest.update(f"{item.id}{text}\n".encode())
+        pools = SharedPools(lambda pool: hashlib.sha256(repr(pool).encode()).hexdigest())
         for q in self.queries:
             reference = q.image.id if q.image else ""
-            row = (q.id, q.text, reference, q.targets, q.exclude, q.candidates, q.subset, q.prompt)
+            pool = None if q.candidates is None else pools(q.candidates)
+            row = (q.id, q.text, reference, q.targets, q.exclude, pool, q.subset, q.prompt)
             digest.update(f"{row!r}\n".encode())
         return digest.hexdigest()[:16]
 
 
-def _pools(queries: Iterable[Query]) -> str:
+def ranked_against(queries: Iterable[Query]) -> str:
     """How many images queries are ranked against, where they have candidates of their own."""
     sizes = sorted({0 if query.candidates is None else len(query.candidates) for query in queries})
     if sizes in ([0], []):
@@ -197,6 +200,25 @@ def _pools(queries: Iterable[Query]) -> str:
     named = [str(size) if size else WHOLE_GALLERY for size in sizes]
     told = ", ".join(named) if len(named) < 5 else f"{named[0]} to {named[-1]}"
     return f"own, {told}"
+
+
+class SharedPools(Generic[T]):
+    """A function of candidates that is computed once for each tuple, however many queries share it.
+
+    Args:
+        compute: the function.
+    """
+
+    def __init__(self, compute: Callable[[tuple[str, ...]], T]) -> None:
+        self._compute = compute
+        # By identity: to hash a pool of thousands for each of thousands of queries takes seconds.
+        # The pools are kept, so that no other tuple can have the identity of one of them.
+        self._known: dict[int, tuple[tuple[str, ...], T]] = {}
+
+    def __call__(self, pool: tuple[str, ...]) -> T:
+        if id(pool) not in self._known:
+            self._known[id(pool)] = pool, self._compute(pool)
+        return self._known[id(pool)][1]
 
 
 def breakdown_rows(queries: Iterable[Query], tag: str) -> dict[str, list[int]]:
