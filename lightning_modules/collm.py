@@ -154,7 +154,7 @@ class CoLLM(RetrievalModule):
     """
 
     train_record = (Pair, Triplet)
-    query_kinds = frozenset({"composed", "text", "dialogue"})
+    query_kinds = frozenset({"composed", "text", "image", "dialogue"})
     learning_arguments = RetrievalModule.learning_arguments | {
         "loss",
         "synthesis",

@@ -71,6 +71,20 @@ def test_the_gallery_does_not_pass_the_llm(folders: dict[str, str]) -> None:
     torch.testing.assert_close(before.norm(dim=-1), torch.ones(len(PAIRS)))
 
 
+def test_a_query_by_image_alone_is_that_of_training(folders: dict[str, str]) -> None:
+    """c_v of the paper, which lets CoLLM answer image queries, too."""
+    module = make(folders)
+    collate = module.query_collator()
+    asked = [Query(id=c, text="", targets=("red",), image=image(c)) for c in COLOURS]
+    inputs = collate(asked)
+    assert "text" not in inputs and "image" in module.query_kinds
+    tokens = module.llm.processor([module.template(image=True, text=None)] * len(asked))
+    reference = module.encode_images(module.image_collator()([image(c) for c in COLOURS]))
+    expected = module._compose(tokens, reference)
+    torch.testing.assert_close(module.encode_queries(inputs), expected)
+    assert module.encode_baselines(inputs) == {}
+
+
 def test_queries_depend_on_image_and_text(folders: dict[str, str]) -> None:
     module = make(folders)
     queries = [
