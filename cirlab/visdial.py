@@ -2,9 +2,9 @@
 
 `visdial_1.0_<split>.json` holds {"data": {"questions": [text, ..], "answers": [text, ..],
 "dialogs": [{"image_id", "caption", "dialog": [{"question": number, "answer": number, ..} x 10]}]}};
-questions lack their question mark. The training file has 123,287 dialogues about images of COCO's
-train2014 and val2014, each with a hundred candidate answers a round: dialogues are parsed when they
-are asked for, texts lie packed.
+questions lack their question mark. The training file has about 123,000 dialogues about images of
+COCO's train2014 and val2014, with a hundred candidate answers in each round: dialogues are parsed
+when they are asked for, texts lie packed.
 """
 
 from __future__ import annotations

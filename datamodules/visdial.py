@@ -14,8 +14,7 @@ from datamodules.dialogues import DialogueData, DialogueKind
 class VisDialData(DialogueData):
     """Dialogues of `visdial_1.0_train.json` about COCO's train2014 and val2014.
 
-    Every dialogue is parsed once when the run starts (half a minute for 123,287), and again when
-    it is drawn.
+    Every dialogue is parsed once when the run starts, and again when it is drawn.
 
     Args:
         root: folder with the file and the folders of images.
