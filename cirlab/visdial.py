@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -22,8 +21,6 @@ from cirlab.json_files import JsonArray, read_strings
 from cirlab.jsonl import Row
 from cirlab.packed import PackedTexts
 from cirlab.records import Dialogue, FileImage
-
-Split = Literal["train", "val"]
 
 #: Folders of a split's images, with what their files' names begin with.
 FOLDERS = {
