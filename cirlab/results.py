@@ -38,7 +38,7 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
         f"against: {protocol.get('candidates', 'unknown')}, "
         f"excluded: {protocol['exclusion']}, ties {protocol['tie_rule']}, "
         f"{second}query read as {protocol['query_template']!r}, {protocol['index']} index, "
-        f"annotations {protocol['annotations']}; in percent"
+        f"annotations {protocol['annotations']}; all but ranks and bri in percent"
     )
 
 
