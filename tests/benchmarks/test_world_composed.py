@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
-from collections.abc import Sequence
-from itertools import product
 
 import pytest
 import torch
@@ -11,19 +9,11 @@ import torch
 from cirlab.benchmarks.base import TargetRanks
 from cirlab.benchmarks.world_composed import SUBSET_SIZE, WorldComposed
 from cirlab.errors import UserError
-from cirlab.index import GalleryIndex
-from cirlab.records import Image
 from cirlab.world.image import SceneImage
-from cirlab.world.language import full_caption
 from cirlab.world.scene import Scene, Signature
 from cirlab.world.series import FAMILY_SIZE
-from cirlab.world.vocabulary import (
-    LOOK_VALUES,
-    PLURALS,
-    SETTING_VALUES,
-    vocabulary,
-    words_of,
-)
+from cirlab.world.vocabulary import vocabulary, words_of
+from tests.benchmarks.world_readers import with_image_alone, with_target, with_text_alone
 
 
 @pytest.fixture(scope="module")
@@ -131,27 +121,15 @@ def test_perfect_ranks_score_one_and_names_are_complete(benchmark: WorldComposed
 
 def test_the_picture_alone_does_not_tell_the_target(benchmark: WorldComposed) -> None:
     """Even a reader that sees every detail mostly fails."""
-    gallery = GalleryIndex([image.id for image in benchmark.gallery], details(benchmark.gallery))
-    references = [query.image for query in benchmark.queries]
-    ranks = gallery.target_ranks(details(references), benchmark.queries)
-    assert 0.2 < benchmark.score(ranks, benchmark.queries)["recall_at_10"] < 0.6
+    assert 0.2 < with_image_alone(benchmark)["recall_at_10"] < 0.6
 
 
 def test_the_text_alone_does_not_tell_the_target(benchmark: WorldComposed) -> None:
-    captions = words([full_caption(image.scene) for image in benchmark.gallery])
-    rarity = torch.log(len(captions) / (1 + (captions > 0).sum(dim=0)))
-    gallery = GalleryIndex([image.id for image in benchmark.gallery], captions * rarity)
-    asked = words([query.text for query in benchmark.queries]) * rarity
-    ranks = gallery.target_ranks(asked + 1e-6, benchmark.queries)
-    assert 0.02 < benchmark.score(ranks, benchmark.queries)["recall_at_10"] < 0.4
+    assert 0.02 < with_text_alone(benchmark)["recall_at_10"] < 0.4
 
 
 def test_both_together_tell_it(benchmark: WorldComposed) -> None:
-    by_id = {image.id: image for image in benchmark.gallery}
-    gallery = GalleryIndex([image.id for image in benchmark.gallery], details(benchmark.gallery))
-    composed = [by_id[query.targets[0]] for query in benchmark.queries]
-    ranks = gallery.target_ranks(details(composed), benchmark.queries)
-    assert benchmark.score(ranks, benchmark.queries)["recall_at_5"] == 1.0
+    assert with_target(benchmark)["recall_at_5"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -165,32 +143,3 @@ def test_both_together_tell_it(benchmark: WorldComposed) -> None:
 def test_numbers_out_of_range_are_refused(options: dict[str, int], message: str) -> None:
     with pytest.raises(UserError, match=message):
         WorldComposed(**options)  # type: ignore[arg-type]
-
-
-LOOKS = [value for values in LOOK_VALUES.values() for value in values]
-SETTINGS = [(name, value) for name, values in SETTING_VALUES.items() for value in values]
-DETAILS = {key: i for i, key in enumerate([*SETTINGS, *product(range(9), LOOKS)])}
-WORDS = {word: i for i, word in enumerate(vocabulary())}
-SINGULAR = {plural: shape for shape, plural in PLURALS.items()}
-
-
-def details(images: Sequence[Image | None]) -> torch.Tensor:
-    """All that a scene shows, as indicators. Shape (N, D)."""
-    vectors = torch.zeros(len(images), len(DETAILS))
-    for row, image in enumerate(images):
-        assert isinstance(image, SceneImage)
-        for name in SETTING_VALUES:
-            vectors[row, DETAILS[name, getattr(image.scene, name)]] = 1
-        for thing in image.scene.things:
-            for cell, value in product(thing.cells, thing.look):
-                vectors[row, DETAILS[cell, value]] = 1
-    return vectors
-
-
-def words(texts: Sequence[str]) -> torch.Tensor:
-    """Which words a text holds, plurals as singulars. Shape (N, V)."""
-    vectors = torch.zeros(len(texts), len(WORDS))
-    for row, text in enumerate(texts):
-        for word in words_of(text):
-            vectors[row, WORDS[SINGULAR.get(word, word)]] = 1
-    return vectors

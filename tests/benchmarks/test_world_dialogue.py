@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from cirlab.benchmarks.world_dialogue import WorldDialogue
+from cirlab.records import Query
+from cirlab.world.scene import Scene
+from tests.benchmarks.world_readers import scenes_of
+from tests.world.reading import is_true
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> WorldDialogue:
+    made = WorldDialogue(families=20, dialogues=40)
+    made.setup()
+    return made
+
+
+@pytest.fixture(scope="module")
+def scenes(benchmark: WorldDialogue) -> dict[str, Scene]:
+    return scenes_of(benchmark)
+
+
+@pytest.fixture(scope="module")
+def last(benchmark: WorldDialogue) -> list[Query]:
+    return [query for query in benchmark.queries if query.tags["round"] == "10"]
+
+
+def test_a_caption_and_ten_rounds_each_a_query_of_its_own(
+    benchmark: WorldDialogue, last: list[Query]
+) -> None:
+    assert len(last) == 40 and len(benchmark.queries) == 440
+    for number, query in enumerate(benchmark.queries):
+        whole = last[number // 11].rounds
+        assert query.rounds == whole[: number % 11 + 1]
+        assert query.text == ", ".join(query.rounds)
+        assert query.tags == {"round": str(number % 11)}
+        assert query.image is None
+    assert all("?" not in query.rounds[0] for query in last)
+    assert all("? " in text for query in last for text in query.rounds[1:])
+
+
+def test_targets_are_all_pictures_of_the_scene_that_is_meant(
+    benchmark: WorldDialogue, scenes: dict[str, Scene], last: list[Query]
+) -> None:
+    for query in benchmark.queries:
+        meant = scenes[query.targets[0]].signature()
+        assert set(query.targets) == {n for n, s in scenes.items() if s.signature() == meant}
+    assert len({query.targets[0] for query in last}) == 40
+    assert any(len(query.targets) > 1 for query in last)
+
+
+def test_rounds_narrow_down_and_never_rule_out_what_is_meant(
+    scenes: dict[str, Scene], last: list[Query]
+) -> None:
+    """By a reader who believes every answer: how many scenes of the gallery are left."""
+    left = []
+    for query in last:
+        possible = dict(scenes)
+        numbers = []
+        for text in query.rounds:
+            answer = text.split("? ")[-1]
+            possible = {name: s for name, s in possible.items() if is_true(answer, s)}
+            numbers.append(len({s.signature() for s in possible.values()}))
+        assert set(query.targets) <= set(possible), query.rounds
+        left.append(numbers)
+    mean = [sum(column) / len(left) for column in zip(*left, strict=True)]
+    assert mean[0] > 5 and mean[5] < 4 and mean[10] < 2
+    assert all(after <= before for before, after in pairwise(mean))
+    assert sum(numbers[10] == 1 for numbers in left) > 0.35 * len(left)
+    assert sum(numbers[0] == 1 for numbers in left) < 0.2 * len(left)
+
+
+def test_rounds_and_separator_are_options() -> None:
+    short = WorldDialogue(families=2, dialogues=5, rounds=3, separator=" [sep] ")
+    short.setup()
+    assert len(short.queries) == 20
+    assert short.queries[3].text == " [sep] ".join(short.queries[3].rounds)
+    assert short.protocol().query_template.count("[sep]") == 3
+
+
+def test_metrics_are_those_of_dialogues() -> None:
+    short = WorldDialogue(families=2, dialogues=5, rounds=3, hits_at=5)
+    short.setup()
+    assert short.metric_names() == ["bri", "cumulative_hits_at_5", "mean_rank", "recall_at_5"]
