@@ -165,15 +165,15 @@ class CLIP(RetrievalModule):
 
     @property
     def _reader(self) -> ImageReader:
+        # Here, and not on_fit_start: Lightning builds the training loader earlier, when it counts
+        # the steps for the schedule.
+        if self.cache_features and self.cache is None:
+            self.cache = frozen_features(self, self._encoder)
         return ImageReader(self._encoder.processor, self.cache)
 
     # ---- training -----------------------------------------------------------------------
 
     def train_collator(self) -> Callable[[Sequence[Pair]], Inputs]:
-        # Earlier than on_fit_start: Lightning builds the training loader when it counts the
-        # steps for the schedule.
-        if self.cache_features and self.cache is None:
-            self.cache = frozen_features(self, self._encoder)
         return TrainCollator(self._reader)
 
     def losses(self, batch: Inputs) -> dict[str, torch.Tensor]:

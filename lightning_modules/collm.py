@@ -252,15 +252,15 @@ class CoLLM(RetrievalModule):
 
     @property
     def _reader(self) -> ImageReader:
+        # Here, and not on_fit_start: Lightning builds the training loader earlier, when it counts
+        # the steps for the schedule.
+        if self.cache_features and self.cache is None:
+            self.cache = frozen_features(self, self._clip)
         return ImageReader(self._clip.processor, self.cache)
 
     # ---- training -----------------------------------------------------------------------
 
     def train_collator(self) -> Callable[[Sequence[Any]], Inputs]:
-        # Earlier than on_fit_start: Lightning builds the training loader when it counts the
-        # steps for the schedule.
-        if self.cache_features and self.cache is None:
-            self.cache = frozen_features(self, self._clip)
         return TrainCollator(self._reader, self.llm.processor, self.template, self.texts)
 
     def negatives_per_query(self, global_batch: int) -> int:

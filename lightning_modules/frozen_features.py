@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
@@ -19,10 +20,11 @@ from cirlab.fingerprint import fingerprint
 from cirlab.records import FileImage, Image
 
 
-def frozen_features(module: L.LightningModule, encoder: DualEncoder) -> FeatureCache:
-    """Backbone features of all images of the run: training data, galleries, references.
+def frozen_features(module: L.LightningModule, encoder: DualEncoder) -> FeatureCache | None:
+    """Backbone features of all images of the run: galleries, references and, in fit, training data.
 
-    Kept in `<default_root_dir>/runs/cache` for every later run with this backbone and data.
+    Kept in `<default_root_dir>/runs/cache` for every later run with this backbone and data. None in
+    an evaluation that is to skip broken images, which can only be met one by one.
 
     Args:
         module: attached to a trainer whose data are set up.
@@ -34,12 +36,15 @@ def frozen_features(module: L.LightningModule, encoder: DualEncoder) -> FeatureC
     """
     trainer = module.trainer
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    fitting = trainer.state.fn == TrainerFn.FITTING
     if data.on_error == "skip":
+        if not fitting:
+            return None
         raise UserError(
             "cache_features: true runs over every image before training and skips none: set "
             "data.init_args.on_error to raise, or cache_features to false"
         )
-    images = images_of(data)
+    images = distinct([*(training_images(data) if fitting else []), *evaluated_images(data)])
     transform = encoder.processor.transform
 
     def compute(images: Sequence[Image]) -> Iterator[torch.Tensor]:
@@ -61,11 +66,11 @@ def frozen_features(module: L.LightningModule, encoder: DualEncoder) -> FeatureC
     return cached_features(folder, identity, images, compute)
 
 
-def images_of(data: Any) -> list[Image]:
-    """Every different image of a data module's training records and benchmarks.
+def training_images(data: Any) -> list[Image]:
+    """Every image of a data module's training records.
 
     Raises:
-        UserError: its training images cannot be listed.
+        UserError: they cannot be listed.
     """
     listed = getattr(data, "train_images", None)
     if listed is None:
@@ -73,11 +78,20 @@ def images_of(data: Any) -> list[Image]:
             f"cache_features: true needs a fixed set of training images, but "
             f"{type(data).__name__} draws them as it goes; set cache_features: false"
         )
-    images = list(listed())
+    return list(listed())
+
+
+def evaluated_images(data: Any) -> list[Image]:
+    """Every image of the galleries and queries of a data module's benchmarks."""
+    images: list[Image] = []
     for benchmark in data.benchmarks:
         images += [item for item in benchmark.gallery if isinstance(item, Image)]
         images += [query.image for query in benchmark.queries if query.image is not None]
-    # The same file may be in training data and a gallery under different ids.
+    return images
+
+
+def distinct(images: Sequence[Image]) -> list[Image]:
+    """Each file, and each part of a file, once, under whatever ids."""
     return list({_place(image): image for image in images}.values())
 
 
