@@ -49,7 +49,7 @@ data-check: $(READY) ## tell what of BENCH's data lies in ROOT; ARGS=--decode re
 	$(BIN)/python -m cirlab.data_check $(BENCH) $(if $(ROOT),--root "$(ROOT)") $(ARGS)
 
 compare: $(READY) ## print the results of EXPS="a b" side by side (default: all)
-	$(BIN)/python -m cirlab.compare $(EXPS) $(ARGS)
+	$(BIN)/python -m cirlab.reporting.compare $(EXPS) $(ARGS)
 
 dashboard: $(READY) ## open the MLflow page of all runs (Ctrl-C ends it)
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db $(ARGS)

@@ -32,7 +32,7 @@ import rich.console
 from bench.__main__ import table
 from bench.measure import Row, in_own_process, in_turns
 from cirlab.errors import UserError
-from cirlab.jsonl import Row as Line
+from cirlab.reading.jsonl import Row as Line
 from cirlab.records import Triplet
 from datamodules.mtcir import FolderStore, MtcirData, MtcirKeys, MtcirTriplets
 

@@ -16,8 +16,8 @@ import psutil
 import torch
 
 from bench.measure import PeakMemory, Row, in_own_process, in_turns, seconds
-from cirlab.index import TIE_TOLERANCE, GalleryIndex
 from cirlab.records import Query
+from cirlab.retrieval.index import TIE_TOLERANCE, GalleryIndex
 
 QUERIES, GALLERY, DIM, TOP = 22_704, 50_000, 256, 10
 REPEATS = 3

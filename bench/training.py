@@ -13,9 +13,9 @@ import PIL.Image
 import torch
 
 from bench.measure import Row, in_turns
-from cirlab.cpu import tune_for_cpu
+from cirlab.command.cpu import tune_for_cpu
 from cirlab.encoders.collate import ImageReader
-from cirlab.feature_cache import cached_features
+from cirlab.encoders.feature_cache import cached_features
 from cirlab.records import FileImage, Image, Pair
 from lightning_modules import CLIP, ClipFromScratch
 from lightning_modules.clip import TrainCollator

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import lightning as L
 
-from cirlab import sheet
 from cirlab.benchmarks.base import Benchmark
 from cirlab.errors import UserError
-from cirlab.evaluation import Ranking
 from cirlab.records import Image
+from cirlab.reporting import sheet
+from cirlab.retrieval.evaluation import Ranking
 
 FOLDER = "contact_sheets"
 

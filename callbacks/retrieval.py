@@ -14,9 +14,9 @@ from torch import Tensor
 from cirlab import distributed
 from cirlab.benchmarks.base import Benchmark
 from cirlab.errors import UserError
-from cirlab.evaluation import Encoded, Found, Gallery, Ranking, score, search
-from cirlab.ranking import SearchResult, locate
-from cirlab.reranking import score_blocks
+from cirlab.retrieval.evaluation import Encoded, Found, Gallery, Ranking, score, search
+from cirlab.retrieval.ranking import SearchResult, locate
+from cirlab.retrieval.reranking import score_blocks
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ class RetrievalEvaluation(L.Callback):
     every gallery once, and scores the method's queries and, for composed queries, the
     baselines of the same encoder: image only, text only, and the sum of both. Where a
     benchmark has a `rerank_depth`, the method's second stage puts that many of each query's best
-    items in order again (`cirlab.reranking`).
+    items in order again (`cirlab.retrieval.reranking`).
 
     Logged on every process: `val/<benchmark>/<metric>` and
     `val/<benchmark>/baseline_<name>/<metric>` (`test/...` in a test run). Breakdowns by tag
@@ -58,8 +58,8 @@ class RetrievalEvaluation(L.Callback):
         """Refuse queries that no ranking could serve before anything is encoded.
 
         Raises:
-            UserError: see `cirlab.ranking.locate`; or the trainer limits evaluation batches, or
-                the method lacks a second stage.
+            UserError: see `cirlab.retrieval.ranking.locate`; or the trainer limits evaluation
+                batches, or the method lacks a second stage.
         """
         if not _is_partial(trainer):
             _check_complete(trainer, stage)

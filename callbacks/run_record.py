@@ -14,8 +14,8 @@ import lightning as L
 from callbacks.csv_log import CsvLog
 from callbacks.mlflow_log import MlflowLog
 from callbacks.retrieval import RetrievalEvaluation
-from cirlab.machine import PeakMemory, code_revision, device_name, package_versions
-from cirlab.runs import write_json
+from cirlab.reporting.machine import PeakMemory, code_revision, device_name, package_versions
+from cirlab.reporting.run import write_json
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ import lightning as L
 from callbacks.retrieval import RetrievalEvaluation
 from cirlab.benchmarks.base import Benchmark
 from cirlab.errors import UserError
-from cirlab.evaluation import Ranking
-from cirlab.submission import LIST_SIZE, check_circo, check_cirr, write_circo, write_cirr
+from cirlab.retrieval.evaluation import Ranking
+from cirlab.retrieval.submission import LIST_SIZE, check_circo, check_cirr, write_circo, write_cirr
 
 log = logging.getLogger(__name__)
 

@@ -24,21 +24,21 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.strategies import StrategyRegistry
 from rich.console import Console
 
-from cirlab.checkpoint_config import CONFIG, check_config, read_metadata
-from cirlab.configuration import (
+from cirlab.command.checkpoint_config import CONFIG, check_config, read_metadata
+from cirlab.command.configuration import (
     SUBCOMMANDS,
     config_files,
     experiment_name,
     require_experiment,
     with_base,
 )
-from cirlab.cpu import affordable_precision, tune_for_cpu
-from cirlab.devices import check_devices, check_name, runs_on_cpu
+from cirlab.command.cpu import affordable_precision, tune_for_cpu
+from cirlab.command.devices import check_devices, check_name, runs_on_cpu
+from cirlab.command.explain import explain
+from cirlab.command.references import RawConfig, check_references, read_config
 from cirlab.errors import UserError
-from cirlab.explain import explain
-from cirlab.references import RawConfig, check_references, read_config
-from cirlab.results import show_run
-from cirlab.runs import RUNS, Run, newest_with_last, runs_of
+from cirlab.reporting.results import show_run
+from cirlab.reporting.run import RUNS, Run, newest_with_last, runs_of
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ class RetrievalCLI(LightningCLI):
             raise UserError(explain(str(error), self.files, args, _sections())) from error
 
     def _parse_ckpt_path(self) -> None:
-        """Nothing: the YAML is the truth, see `cirlab.checkpoint_config`."""
+        """Nothing: the YAML is the truth, see `cirlab.command.checkpoint_config`."""
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]

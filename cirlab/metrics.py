@@ -1,8 +1,8 @@
 """Retrieval metrics as pure functions of the targets' ranks.
 
 Ranks are 1-based int64 tensors (Q, T): row q holds the ranks of query q's targets, padded
-with 0. They come from `cirlab.index`, where ties are counted against the targets. No metric
-ever needs the ranking itself, so nothing here grows with the gallery. All values are
+with 0. They come from `cirlab.retrieval.index`, where ties are counted against the targets. No
+metric ever needs the ranking itself, so nothing here grows with the gallery. All values are
 fractions in [0, 1], mean ranks and the best log rank integral apart.
 
 Metrics of dialogues take a table (D, R): row d holds the rank of dialogue d's best target in

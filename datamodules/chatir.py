@@ -8,7 +8,7 @@ from typing import Literal
 from cirlab.benchmarks.base import Benchmark
 from cirlab.benchmarks.official import DataRoot
 from cirlab.dialogue.files import dialogue_of, dialogue_path, read_dialogues
-from cirlab.packed import PackedTexts
+from cirlab.reading.packed import PackedTexts
 from cirlab.records import Dialogue, FileImage
 from datamodules.dialogues import DialogueData, DialogueKind
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from cirlab.benchmarks.base import Benchmark
 from cirlab.errors import UserError
-from cirlab.files import missing_files
+from cirlab.reading.files import missing_files
 from cirlab.records import FileImage
 
 

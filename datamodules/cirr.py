@@ -10,7 +10,7 @@ import numpy as np
 from cirlab.benchmarks.base import Benchmark
 from cirlab.benchmarks.cirr import CIRRImages, captions_file, cirr_row, cirr_rows
 from cirlab.errors import UserError
-from cirlab.json_files import JsonArray
+from cirlab.reading.json_files import JsonArray
 from cirlab.records import FileImage, SampleKey, Triplet
 from datamodules.base import RetrievalData
 from datamodules.checks import check_files

@@ -21,7 +21,7 @@ from cirlab.benchmarks.fashioniq import (
 )
 from cirlab.benchmarks.official import DataRoot
 from cirlab.errors import UserError
-from cirlab.json_files import JsonArray
+from cirlab.reading.json_files import JsonArray
 from cirlab.records import FileImage, SampleKey, Triplet
 from datamodules.base import RetrievalData
 from datamodules.checks import check_files

@@ -1,4 +1,4 @@
-"""A user's own images: one or several folders in the format of `cirlab.folder`."""
+"""A user's own images: one or several folders in the format of `cirlab.reading.folder`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tqdm import tqdm
 from cirlab.benchmarks.base import Benchmark
 from cirlab.dialogue.partial import PartialDialogue
 from cirlab.errors import UserError
-from cirlab.folder import Folder, composed_row, dialogue_row
-from cirlab.jsonl import JoinedLines, JsonLines, Row
+from cirlab.reading.folder import Folder, composed_row, dialogue_row
+from cirlab.reading.jsonl import JoinedLines, JsonLines, Row
 from cirlab.records import Dialogue, FileImage, Pair, SampleKey, TextPair, Triplet
 from datamodules.base import RetrievalData
 from datamodules.checks import check_files

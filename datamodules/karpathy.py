@@ -19,9 +19,9 @@ from cirlab.benchmarks.base import Benchmark
 from cirlab.benchmarks.captions import captions_in
 from cirlab.benchmarks.official import DataRoot
 from cirlab.errors import UserError
-from cirlab.json_files import JsonArray
-from cirlab.jsonl import Row
-from cirlab.packed import PackedTexts
+from cirlab.reading.json_files import JsonArray
+from cirlab.reading.jsonl import Row
+from cirlab.reading.packed import PackedTexts
 from cirlab.records import FileImage, Pair, SampleKey
 from datamodules.base import RetrievalData
 from datamodules.checks import check_files

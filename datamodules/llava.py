@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from cirlab.benchmarks.base import Benchmark
 from cirlab.errors import UserError
-from cirlab.jsonl import Row
-from cirlab.packed import PackedTexts
+from cirlab.reading.jsonl import Row
+from cirlab.reading.packed import PackedTexts
 from cirlab.records import FileImage, Pair, SampleKey
 from datamodules.base import RetrievalData
 from datamodules.checks import check_files

@@ -12,9 +12,9 @@ import numpy as np
 
 from cirlab.benchmarks.base import Benchmark
 from cirlab.errors import UserError
-from cirlab.jsonl import JoinedLines, JsonLines, Row
+from cirlab.reading.jsonl import JoinedLines, JsonLines, Row
+from cirlab.reading.tars import TarIndex
 from cirlab.records import EncodedImage, FileImage, Image, SampleKey, Triplet
-from cirlab.tars import TarIndex
 from datamodules.base import RetrievalData
 
 log = logging.getLogger(__name__)

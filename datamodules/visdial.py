@@ -7,7 +7,7 @@ from typing import Literal
 
 from cirlab.benchmarks.base import Benchmark
 from cirlab.errors import UserError
-from cirlab.visdial import VisDial
+from cirlab.reading.visdial import VisDial
 from datamodules.dialogues import DialogueData, DialogueKind
 
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from cirlab.benchmarks.base import Benchmark
 from cirlab.errors import UserError
-from cirlab.jsonl import Row
+from cirlab.reading.jsonl import Row
+from cirlab.reading.tars import TarIndex
 from cirlab.records import EncodedImage, Pair, SampleKey
-from cirlab.tars import TarIndex
 from datamodules.base import RetrievalData
 
 log = logging.getLogger(__name__)
@@ -26,8 +26,8 @@ IMAGE_TYPES = (b"jpg", b"jpeg", b"png", b"webp")
 class WebDatasetData(RetrievalData):
     """Shards `00000.tar`, ... with one image, .txt and .json for each sample.
 
-    The headers of all shards are read once (`cirlab.tars` says why), a progress bar shows it;
-    later runs find them in the cache. Samples lie anywhere on the disk in training order, so
+    The headers of all shards are read once (`cirlab.reading.tars` says why), a progress bar shows
+    it; later runs find them in the cache. Samples lie anywhere on the disk in training order, so
     shards belong on a local SSD. What img2dataset failed to download has no image in a shard and
     is left out, as is an empty caption; how many downloads had failed is logged from the
     `_stats.json` files.

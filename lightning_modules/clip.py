@@ -21,10 +21,10 @@ from torch.nn.functional import normalize
 
 from cirlab.encoders.collate import DualQueryReader, ImageReader
 from cirlab.encoders.dual import OpenClipEncoder
+from cirlab.encoders.feature_cache import FeatureCache
 from cirlab.encoders.scratch import read_word_vectors, set_word_vectors, write_clip_folder
 from cirlab.encoders.vocabulary import vocabulary_words
 from cirlab.errors import UserError
-from cirlab.feature_cache import FeatureCache
 from cirlab.losses import ContrastiveLoss, image_ids
 from cirlab.records import Image, Pair, Query
 from lightning_modules.base import RetrievalModule

@@ -26,6 +26,7 @@ from cirlab.encoders.adapters import FourBit, Lora, TowerLora, adapters_disabled
 from cirlab.encoders.augmentation import rotate
 from cirlab.encoders.collate import DualQueryReader, ImageReader
 from cirlab.encoders.dual import DualEncoder, load_dual_encoder
+from cirlab.encoders.feature_cache import FeatureCache
 from cirlab.encoders.llm import (
     IMAGE_PLACEHOLDER,
     Attention,
@@ -35,7 +36,6 @@ from cirlab.encoders.llm import (
     Pooling,
 )
 from cirlab.errors import UserError
-from cirlab.feature_cache import FeatureCache
 from cirlab.losses import ContrastiveLoss, image_ids, target_ids
 from cirlab.records import Image, Pair, Query, Triplet
 from lightning_modules.base import RetrievalModule

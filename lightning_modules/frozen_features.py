@@ -14,9 +14,9 @@ from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
 from cirlab.encoders.dual import DualEncoder, DualProcessor
+from cirlab.encoders.feature_cache import FeatureCache, cached_features
+from cirlab.encoders.fingerprint import fingerprint
 from cirlab.errors import UserError
-from cirlab.feature_cache import FeatureCache, cached_features
-from cirlab.fingerprint import fingerprint
 from cirlab.records import FileImage, Image
 
 

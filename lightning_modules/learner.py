@@ -15,8 +15,8 @@ from torch import nn
 from transformers import get_scheduler
 
 from cirlab.benchmarks.base import QueryKind
+from cirlab.encoders.fingerprint import fingerprint
 from cirlab.errors import UserError
-from cirlab.fingerprint import fingerprint
 
 #: A loader batch of one method: tensors (possibly nested) that Lightning moves to the device.
 Inputs = Mapping[str, Any]

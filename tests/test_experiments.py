@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from cirlab.cli import RetrievalCLI
-from cirlab.configuration import EXPERIMENTS, config_files, experiment_names, with_base
-from cirlab.references import read_config
+from cirlab.command.configuration import EXPERIMENTS, config_files, experiment_names, with_base
+from cirlab.command.references import read_config
 
 FILES = sorted(EXPERIMENTS.rglob("*.yaml"))
 #: A machine with one processor, whatever the experiment asks for.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cirlab.configuration import experiment_names
+from cirlab.command.configuration import experiment_names
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

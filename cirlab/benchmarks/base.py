@@ -1,7 +1,8 @@
 """The benchmark contract: data plus rules plus a pure scoring function, and no model.
 
 A benchmark never encodes and never searches. The retrieval callback encodes its gallery and
-queries, ranks the targets (`cirlab.index`), and hands the ranks back to `Benchmark.score`.
+queries, ranks the targets (`cirlab.retrieval.index`), and hands the ranks back to
+`Benchmark.score`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Protocol:
         query_template: how a query's words become the text a model reads.
         wordings: in how many wordings a query is asked, whose unit vectors are averaged.
         tie_rule: "pessimistic": a target ranks after everything that scores as high, up to
-            `cirlab.index.TIE_TOLERANCE`, so that a collapsed encoder never looks good.
+            `cirlab.retrieval.index.TIE_TOLERANCE`, so that a collapsed encoder never looks good.
         rerank_depth: how many of each query's best items a second stage put in order again.
         annotations: checksum of gallery, queries, targets and rules.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cirlab.jsonl import Row
+from cirlab.reading.jsonl import Row
 from cirlab.records import Caption, Pair, Query
 
 

@@ -16,7 +16,7 @@ from cirlab.benchmarks.dialogue import DialogueRules, History
 from cirlab.benchmarks.official import DataRoot, check_size
 from cirlab.dialogue.files import dialogue_of, dialogue_path, read_dialogues
 from cirlab.errors import UserError
-from cirlab.json_files import read_texts
+from cirlab.reading.json_files import read_texts
 from cirlab.records import Query
 
 #: Counted in the files of levymsn/ChatIR.

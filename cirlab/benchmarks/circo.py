@@ -15,9 +15,9 @@ from typing import ClassVar, Literal
 from cirlab.benchmarks.base import Benchmark, Protocol, QueryKind, TargetRanks
 from cirlab.benchmarks.official import DataRoot, check_size
 from cirlab.errors import UserError
-from cirlab.json_files import JsonArray
-from cirlab.jsonl import Row
 from cirlab.metrics import mean_average_precisions, recalls
+from cirlab.reading.json_files import JsonArray
+from cirlab.reading.jsonl import Row
 from cirlab.records import FileImage, Query
 
 Split = Literal["val", "test"]
@@ -159,7 +159,7 @@ def _pool(data: DataRoot) -> Iterator[FileImage]:
 
 
 def _file_name(number: int) -> str:
-    """COCO's name of an image, which `cirlab.submission` takes back to the number."""
+    """COCO's name of an image, which `cirlab.retrieval.submission` takes back to the number."""
     return f"{number:012d}.jpg"
 
 

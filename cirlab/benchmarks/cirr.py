@@ -15,9 +15,9 @@ from typing import Literal, NamedTuple
 from cirlab.benchmarks.base import Benchmark, TargetRanks
 from cirlab.benchmarks.official import DataRoot, check_size, tell_size
 from cirlab.errors import UserError
-from cirlab.json_files import JsonArray, read_text_mapping
-from cirlab.jsonl import Row
 from cirlab.metrics import recalls
+from cirlab.reading.json_files import JsonArray, read_text_mapping
+from cirlab.reading.jsonl import Row
 from cirlab.records import FileImage, Query
 
 #: Version of the annotations.
@@ -47,7 +47,7 @@ class CIRRRules(Benchmark):
 
     kind = "composed"
     exclusion = "the reference image"
-    #: Whose server scores the rankings (`cirlab.submission`); None where answers are public.
+    #: Whose server scores rankings (`cirlab.retrieval.submission`); None where answers are public.
     submission: str | None = None
 
     def score(self, ranks: TargetRanks, queries: Sequence[Query]) -> dict[str, float]:

@@ -14,9 +14,9 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from cirlab.benchmarks.base import Benchmark, QueryKind, TargetRanks
 from cirlab.benchmarks.official import DataRoot, tell_size
-from cirlab.json_files import JsonArray
-from cirlab.jsonl import Row
 from cirlab.metrics import recalls
+from cirlab.reading.json_files import JsonArray
+from cirlab.reading.jsonl import Row
 from cirlab.records import FileImage, Query
 
 log = logging.getLogger(__name__)

@@ -18,10 +18,10 @@ from typing import Literal, NamedTuple, get_args
 from cirlab.benchmarks.base import Benchmark, TargetRanks
 from cirlab.benchmarks.official import DataRoot, check_size, tell_size
 from cirlab.errors import UserError
-from cirlab.files import missing_files
-from cirlab.json_files import JsonArray, read_texts
-from cirlab.jsonl import Row
 from cirlab.metrics import recalls
+from cirlab.reading.files import missing_files
+from cirlab.reading.json_files import JsonArray, read_texts
+from cirlab.reading.jsonl import Row
 from cirlab.records import FileImage, Query
 
 log = logging.getLogger(__name__)

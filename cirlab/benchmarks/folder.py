@@ -1,4 +1,4 @@
-"""Benchmarks over a user's own folder (`cirlab.folder`): composed, captions in both directions."""
+"""Benchmarks over a user's own folder (`cirlab.reading.folder`): composed, captions, both ways."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 
 from cirlab.benchmarks.base import Benchmark, Protocol, QueryKind, TargetRanks
 from cirlab.benchmarks.captions import captions_of, image_query
-from cirlab.folder import ComposedRow, FacetRow, Folder, composed_row
-from cirlab.jsonl import Row
 from cirlab.metrics import mean_average_precisions, recalls
+from cirlab.reading.folder import ComposedRow, FacetRow, Folder, composed_row
+from cirlab.reading.jsonl import Row
 from cirlab.records import Pair, Query
 
 

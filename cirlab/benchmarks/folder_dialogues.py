@@ -1,4 +1,4 @@
-"""Dialogues about the images of a user's own folder (`cirlab.folder`)."""
+"""Dialogues about the images of a user's own folder (`cirlab.reading.folder`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from cirlab.benchmarks.dialogue import DialogueRules, History
 from cirlab.benchmarks.folder import FolderBenchmark, distinct
-from cirlab.folder import Folder, dialogue_row
+from cirlab.reading.folder import Folder, dialogue_row
 from cirlab.records import Query
 
 

@@ -1,4 +1,4 @@
-"""Images that share one property, in a user's own folder (`cirlab.folder`).
+"""Images that share one property, in a user's own folder (`cirlab.reading.folder`).
 
 The question of Promptable embeddings (arXiv 2505.15877): a query names one facet of an image, its
 scene or its colour, which may not be what the image shows first.
@@ -11,8 +11,8 @@ from typing import ClassVar
 
 from cirlab.benchmarks.base import QueryKind, TargetRanks
 from cirlab.benchmarks.folder import FolderBenchmark, check_pool, distinct
-from cirlab.folder import Folder, facet_row
 from cirlab.metrics import mean_average_precisions, recalls
+from cirlab.reading.folder import Folder, facet_row
 from cirlab.records import Query
 
 

@@ -15,9 +15,9 @@ import PIL.Image
 from cirlab.benchmarks.base import Benchmark, QueryKind, TargetRanks
 from cirlab.benchmarks.official import DataRoot, check_size
 from cirlab.errors import UserError
-from cirlab.json_files import JsonArray
-from cirlab.jsonl import Row
 from cirlab.metrics import recalls
+from cirlab.reading.json_files import JsonArray
+from cirlab.reading.jsonl import Row
 from cirlab.records import FileImage, Query
 
 Task = Literal["focus_attribute", "change_attribute", "focus_object", "change_object"]

@@ -16,8 +16,8 @@ from cirlab.benchmarks.base import Benchmark, TargetRanks
 from cirlab.benchmarks.captions import captions_of, image_query
 from cirlab.benchmarks.official import DataRoot, check_size
 from cirlab.errors import UserError
-from cirlab.json_files import JsonArray
 from cirlab.metrics import mean_rank, recalls
+from cirlab.reading.json_files import JsonArray
 from cirlab.records import Pair, Query
 
 #: Images by file: COCO's val and test have 5,000 each (arXiv 1412.2306, section 4). Flickr30k's

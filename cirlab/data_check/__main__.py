@@ -17,8 +17,8 @@ from rich.console import Console
 from cirlab.data_check.checking import Finding, check
 from cirlab.data_check.descriptions import DATA_SETS, DataSet, Part, data_set
 from cirlab.errors import UserError
-from cirlab.folder import Folder
-from cirlab.runs import RUNS
+from cirlab.reading.folder import Folder
+from cirlab.reporting.run import RUNS
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from cirlab.data_check.descriptions import ROOT, Part
 from cirlab.data_check.readers import ArchivedImage
 from cirlab.errors import UserError
-from cirlab.files import missing_files
+from cirlab.reading.files import missing_files
 from cirlab.records import FileImage, Image
 
 

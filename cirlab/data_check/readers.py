@@ -12,12 +12,12 @@ from tqdm import tqdm
 
 from cirlab.benchmarks.captions import captions_in
 from cirlab.errors import UserError
-from cirlab.folder import Folder, composed_row, dialogue_row
-from cirlab.json_files import JsonArray
-from cirlab.jsonl import JsonLines, Row
+from cirlab.reading.folder import Folder, composed_row, dialogue_row
+from cirlab.reading.json_files import JsonArray
+from cirlab.reading.jsonl import JsonLines, Row
+from cirlab.reading.tars import TarIndex
+from cirlab.reading.visdial import VisDial
 from cirlab.records import EncodedImage, FileImage, Image
-from cirlab.tars import TarIndex
-from cirlab.visdial import VisDial
 
 
 def _images_of_pair(row: Row) -> tuple[str, ...]:
@@ -43,7 +43,7 @@ _IMAGES_OF = {
 
 
 class FolderRecords:
-    """The training images of a user's own folder (`cirlab.folder`).
+    """The training images of a user's own folder (`cirlab.reading.folder`).
 
     Args:
         root: the data folder.

@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from cirlab.errors import UserError
-from cirlab.json_files import JsonArray
-from cirlab.jsonl import Row
+from cirlab.reading.json_files import JsonArray
+from cirlab.reading.jsonl import Row
 
 #: ChatIR's dialogues about the same images, by who asks and who answers (section 5 of the paper).
 CHATIR_DIALOGUES = (

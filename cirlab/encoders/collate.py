@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cirlab.encoders.dual import DualProcessor
-from cirlab.feature_cache import FeatureCache
+from cirlab.encoders.feature_cache import FeatureCache
 from cirlab.records import Image, Query
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cirlab.composition import MODIFICATION_TEMPLATES
 from cirlab.encoders.scratch import read_word_vectors, words_of
-from cirlab.jsonl import JsonLines
+from cirlab.reading.jsonl import JsonLines
 from cirlab.world.vocabulary import vocabulary
 
 #: What method prompts say around captions, as words.

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from cirlab.encoders.names import ZOO
-from cirlab.runs import Run, runs_of, write_json
+from cirlab.reporting.run import Run, runs_of, write_json
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from cirlab.benchmarks.base import Benchmark
-from cirlab.evaluation import Encoded, Evaluation, Gallery, evaluate
+from cirlab.retrieval.evaluation import Encoded, Evaluation, Gallery, evaluate
 
 
 def write_json(path: Path, content: Any) -> Path:

@@ -13,7 +13,7 @@ import torch
 from cirlab.benchmarks.base import TargetRanks
 from cirlab.benchmarks.circo import CIRCO, IMAGE_INFO, CIRCORules
 from cirlab.errors import UserError
-from cirlab.submission import check_circo, write_circo
+from cirlab.retrieval.submission import check_circo, write_circo
 from tests.benchmarks.encoders import constant, ranking, write_json
 from tests.datamodules.toys import jpeg
 

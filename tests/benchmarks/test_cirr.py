@@ -14,9 +14,9 @@ import torch
 
 from cirlab.benchmarks.cirr import CIRR, HEADLINE, PUBLISHED, Published
 from cirlab.errors import UserError
-from cirlab.evaluation import Encoded, Evaluation, Gallery, evaluate
-from cirlab.submission import check_cirr
-from cirlab.submission import write_cirr as write_submission
+from cirlab.retrieval.evaluation import Encoded, Evaluation, Gallery, evaluate
+from cirlab.retrieval.submission import check_cirr
+from cirlab.retrieval.submission import write_cirr as write_submission
 from tests.benchmarks.composed_files import CIRR_ROWS, cirr_name, cirr_row, write_cirr, write_json
 
 REAL = Path(os.environ.get("DATA_ROOT", "/nowhere")) / "benchmarks" / "cirr"

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from cirlab.__main__ import main
-from cirlab.configuration import EXPERIMENTS
+from cirlab.command.configuration import EXPERIMENTS
 from tests.benchmarks.composed_files import write_cirr, write_fashioniq
 from tests.tiny_run import tiny_experiment
 

@@ -11,8 +11,8 @@ import torch
 from cirlab.benchmarks.base import TargetRanks
 from cirlab.benchmarks.dialogue import DialogueRules
 from cirlab.errors import UserError
-from cirlab.evaluation import Encoded, Gallery, evaluate
 from cirlab.records import Query
+from cirlab.retrieval.evaluation import Encoded, Gallery, evaluate
 from tests.benchmarks.encoders import constant, ranking
 from tests.callbacks.lookup import picture
 

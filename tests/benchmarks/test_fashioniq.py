@@ -12,7 +12,7 @@ import torch
 
 from cirlab.benchmarks.fashioniq import CATEGORIES, PUBLISHED, TEMPLATES, FashionIQ, Published
 from cirlab.errors import UserError
-from cirlab.evaluation import Encoded, Evaluation, Gallery, evaluate
+from cirlab.retrieval.evaluation import Encoded, Evaluation, Gallery, evaluate
 from tests.benchmarks.composed_files import FASHION_LISTS, FASHION_ROWS, write_fashioniq, write_json
 
 REAL = Path(os.environ.get("DATA_ROOT", "/nowhere")) / "benchmarks" / "fashioniq"

@@ -13,8 +13,8 @@ import torch
 from cirlab.benchmarks.base import Benchmark
 from cirlab.benchmarks.karpathy import KarpathyImageToText, KarpathyTextToImage
 from cirlab.errors import UserError
-from cirlab.evaluation import Encoded, Gallery, evaluate
 from cirlab.records import Caption, FileImage
+from cirlab.retrieval.evaluation import Encoded, Gallery, evaluate
 from tests.datamodules.toys import jpeg
 
 NAMES = ("val2014/a.jpg", "val2014/b.jpg", "val2014/gpj.jpg")

@@ -11,7 +11,7 @@ import yaml
 
 import cirlab.benchmarks
 from cirlab.cli import main
-from cirlab.configuration import EXPERIMENTS
+from cirlab.command.configuration import EXPERIMENTS
 from tests.tiny_run import tiny_experiment
 
 OVERLAY = EXPERIMENTS / "overlays" / "world.yaml"

@@ -9,8 +9,8 @@ import torch
 
 from cirlab.benchmarks.base import Benchmark
 from cirlab.benchmarks.world_families import WorldFamilies
-from cirlab.index import GalleryIndex
 from cirlab.records import Image
+from cirlab.retrieval.index import GalleryIndex
 from cirlab.world.image import SceneImage
 from cirlab.world.language import full_caption
 from cirlab.world.scene import Scene

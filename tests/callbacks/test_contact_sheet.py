@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 from callbacks.contact_sheet import ContactSheet, choose
 from callbacks.retrieval import RetrievalEvaluation
 from cirlab.errors import UserError
-from cirlab.evaluation import Ranking
+from cirlab.retrieval.evaluation import Ranking
 from tests.callbacks.lookup import LookupBenchmark, LookupData, LookupModule, quiet_trainer
 
 

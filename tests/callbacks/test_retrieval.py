@@ -10,9 +10,9 @@ import torch
 from callbacks.retrieval import RetrievalEvaluation
 from cirlab.benchmarks.base import Benchmark
 from cirlab.errors import UserError
-from cirlab.index import GalleryIndex
 from cirlab.records import Caption, Query
-from cirlab.reranking import reranked
+from cirlab.retrieval.index import GalleryIndex
+from cirlab.retrieval.reranking import reranked
 from tests.callbacks.lookup import LookupBenchmark, LookupData, LookupModule, quiet_trainer
 
 

@@ -15,10 +15,10 @@ from callbacks.retrieval import RetrievalEvaluation
 from callbacks.submission import Submission
 from cirlab.benchmarks.world_composed import WorldComposed
 from cirlab.cli import main
-from cirlab.configuration import EXPERIMENTS
+from cirlab.command.configuration import EXPERIMENTS
 from cirlab.errors import UserError
 from cirlab.records import Query
-from cirlab.submission import check_circo, check_cirr
+from cirlab.retrieval.submission import check_circo, check_cirr
 from tests.callbacks.lookup import LookupBenchmark, LookupData, LookupModule, quiet_trainer
 from tests.distributed.processes import WORLD, run_in_processes
 from tests.tiny_run import tiny_experiment

@@ -15,7 +15,7 @@ from datamodules.dialogues import DialogueData
 from datamodules.folder import FolderData
 from datamodules.visdial import VisDialData
 from tests.datamodules.toys import ToyModule, fit, write_folder, write_images, write_jsonl
-from tests.test_visdial import DIALOGUES, write_visdial
+from tests.reading.test_visdial import DIALOGUES, write_visdial
 
 REAL = Path(os.environ.get("DATA_ROOT", "/nowhere"))
 SIZES = {"batch_size": 2, "eval_batch_size": 2, "num_workers": 0}

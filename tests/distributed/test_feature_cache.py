@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from cirlab import distributed
+from cirlab.encoders.feature_cache import cached_features
 from cirlab.errors import UserError
-from cirlab.feature_cache import cached_features
 from cirlab.records import Image
 from tests.distributed.processes import run_in_processes
-from tests.test_feature_cache import Backbone, images
+from tests.encoders.test_feature_cache import Backbone, images
 
 
 def share(rank: int, folder: Path) -> dict[str, object]:

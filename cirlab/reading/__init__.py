@@ -1,0 +1,1 @@
+"""Files that data come in: JSON Lines, JSON documents, archives, folders of one's own."""

@@ -1,0 +1,78 @@
+"""Results as one reads them: one table for each benchmark, its protocol beneath."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from cirlab.reporting.run import Run
+
+#: Rows of a result beside the method, in the order they are shown.
+BASELINES = ("image_only", "text_only", "sum")
+
+
+def metric_title(name: str) -> str:
+    """`subset_recall_at_1` as `subset recall @1`; `map_at_5` as `mAP @5`."""
+    return name.replace("_at_", " @").replace("map @", "mAP @").replace("_", " ")
+
+
+def metric_text(name: str, value: float) -> str:
+    """Ranks and log ranks as they are, everything else, being a fraction, in percent."""
+    if name == "bri":
+        return f"{value:.4f}"
+    return f"{value:.1f}" if name.endswith("rank") else f"{100 * value:.2f}"
+
+
+def protocol_line(protocol: Mapping[str, Any]) -> str:
+    """What makes the numbers comparable, in one line."""
+    several = protocol.get("wordings", 1)
+    asked = f" in {several} wordings" if several != 1 else ""
+    depth = protocol.get("rerank_depth", 0)
+    second = f"best {depth} ranked again by a second stage, " if depth else ""
+    return (
+        f"{protocol['queries']} queries{asked}, gallery of {protocol['pool_size']}, ranked "
+        f"against: {protocol.get('candidates', 'unknown')}, "
+        f"excluded: {protocol['exclusion']}, ties {protocol['tie_rule']}, "
+        f"{second}query read as {protocol['query_template']!r}, {protocol['index']} index, "
+        f"annotations {protocol['annotations']}; all but ranks and bri in percent"
+    )
+
+
+def show_table(
+    console: Console,
+    title: str,
+    protocol: Mapping[str, Any],
+    rows: Iterable[tuple[str, Mapping[str, float]]],
+) -> None:
+    """Print named rows of metrics, with the protocol they share beneath."""
+    rows = list(rows)
+    names = list(dict.fromkeys(name for _, metrics in rows for name in metrics))
+    # Narrow enough for nine metrics on a terminal of 80 columns.
+    table = Table(box=SIMPLE_HEAD, padding=0)
+    table.add_column("", vertical="bottom")
+    for name in names:
+        header = metric_title(name).replace(" ", "\n")
+        table.add_column(header, justify="right", vertical="bottom", no_wrap=True)
+    for label, metrics in rows:
+        cells = (metric_text(n, metrics[n]) if n in metrics else "-" for n in names)
+        table.add_row(label, *cells)
+    console.print(f"\n{title}", style="bold", soft_wrap=True, highlight=False)
+    console.print(table)
+    console.print(protocol_line(protocol), soft_wrap=True, highlight=False)
+
+
+def show_run(run: Run, console: Console) -> None:
+    """Print a table for each benchmark of a run, and where everything lies."""
+    record = run.record
+    for benchmark, found in (run.results or {}).items():
+        baselines = found.get("baselines", {})
+        known = [name for name in BASELINES if name in baselines]
+        rows = [(record.get("method", "method"), found["metrics"])]
+        rows += [(name.replace("_", " "), baselines[name]) for name in known]
+        show_table(console, benchmark, found["protocol"], rows)
+    console.print(f"\neverything of this run: {run.folder}", soft_wrap=True, highlight=False)
+    console.print("beside other runs: make compare, or make dashboard")

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cirlab.command.checkpoint_config import check_config, read_metadata
+from cirlab.errors import UserError
+
+PATH = Path("last.ckpt")
+CONFIG: dict[str, Any] = {
+    "seed_everything": 0,
+    "model": {
+        "class_path": "lightning_modules.CoLLM",
+        "init_args": {
+            "clip": "zoo:tiny_clip",
+            "llm": {"name": "zoo:tiny_llm", "attention": "sdpa"},
+            "loss": {"init_args": {"temperature": 0.07}},
+            "optimizer": {"init_args": {"lr": 0.1}},
+        },
+    },
+    "data": {
+        "class_path": "datamodules.FolderData",
+        "init_args": {"root": "here", "batch_size": 8, "eval_batch_size": 8, "benchmarks": []},
+    },
+}
+
+
+def changed(key: str, value: Any) -> dict[str, Any]:
+    config = copy.deepcopy(CONFIG)
+    place = config
+    *parents, last = key.split(".")
+    for parent in parents:
+        place = place[parent]
+    place[last] = value
+    return config
+
+
+DECISIVE = [
+    ("model.init_args.clip", "zoo:other", True, True),
+    ("model.init_args.llm.name", "zoo:other", True, True),
+    ("model.init_args.llm.attention", "eager", True, False),
+    ("model.init_args.loss.init_args.temperature", 0.9, True, False),
+    ("model.init_args.optimizer.init_args.lr", 0.2, True, False),
+    ("data.init_args.batch_size", 16, True, False),
+    ("data.init_args.eval_batch_size", 16, False, False),
+    ("data.init_args.root", "there", False, False),
+    ("seed_everything", 1, True, False),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "for_fit", "for_evaluation"), DECISIVE)
+def test_what_has_to_agree(key: str, value: Any, for_fit: bool, for_evaluation: bool) -> None:
+    for fit, refused in ((True, for_fit), (False, for_evaluation)):
+        if refused:
+            with pytest.raises(UserError) as caught:
+                check_config(PATH, CONFIG, changed(key, value), fit=fit)
+            assert key in str(caught.value)
+            assert repr(value) in str(caught.value)
+        else:
+            check_config(PATH, CONFIG, changed(key, value), fit=fit)
+
+
+def test_another_method_is_named() -> None:
+    other = changed("model.class_path", "lightning_modules.CLIP")
+    with pytest.raises(UserError, match=r"checkpoint of lightning_modules\.CoLLM, .*\.CLIP"):
+        check_config(PATH, CONFIG, other, fit=False)
+
+
+def test_a_key_on_one_side_only() -> None:
+    more = changed("model.init_args.lora", 8)
+    for saved, now in ((CONFIG, more), (more, CONFIG)):
+        with pytest.raises(UserError, match="lora"):
+            check_config(PATH, saved, now, fit=False)
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 half of one"])
+def test_a_damaged_file(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"last\.ckpt cannot be read"):
+        read_metadata(path)
+
+
+def test_weights_that_are_no_checkpoint(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(2)}, tmp_path / "weights.pt")
+    with pytest.raises(UserError, match=r"weights\.pt holds no training state"):
+        read_metadata(tmp_path / "weights.pt")
+
+
+def test_a_missing_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no checkpoint .*nix\.ckpt"):
+        read_metadata(tmp_path / "nix.ckpt")
+
+
+def test_pickled_code_is_not_run(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "ran",)
+
+    torch.save({"state_dict": {}, "evil": Evil()}, tmp_path / "evil.ckpt")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_metadata(tmp_path / "evil.ckpt")
+    assert not (tmp_path / "ran").exists()

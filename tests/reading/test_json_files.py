@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cirlab.errors import UserError
+from cirlab.reading.json_files import (
+    JsonArray,
+    read_json,
+    read_strings,
+    read_text_mapping,
+    read_texts,
+)
+
+ROWS = [{"a": "é [ü]", "b": [1, {"c": "}"}]}, {"a": '"\\', "b": []}, {"a": "日本", "b": None}]
+
+
+def write(folder: Path, content: Any, **options: Any) -> Path:
+    path = folder / "file.json"
+    text = content if isinstance(content, str) else json.dumps(content, **options)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("options", [{}, {"indent": 2}, {"ensure_ascii": False}])
+@pytest.mark.parametrize("at", [(), ("data", "rows")])
+def test_elements_are_those_that_json_reads(
+    tmp_path: Path, options: dict[str, Any], at: tuple[str, ...]
+) -> None:
+    content: Any = ROWS
+    if at:
+        content = {"rows": [], "data": {"x": {"rows": 1}, "rows": ROWS, "z": "]"}, "y": []}
+    rows = JsonArray(write(tmp_path, content, **options), at=at)
+    assert [row.fields for row in rows] == ROWS
+    assert rows[-1].fields == rows[2].fields == rows[1:][1].fields == ROWS[2]
+    assert [row.fields for row in pickle.loads(pickle.dumps(rows))] == ROWS
+    assert rows[1].where == f"{tmp_path}/file.json, {'data.rows.' if at else ''}record 2"
+    with pytest.raises(IndexError):
+        rows[3]
+
+
+def test_an_empty_array_has_no_element(tmp_path: Path) -> None:
+    assert len(JsonArray(write(tmp_path, " [ ]\n"))) == 0
+
+
+@pytest.mark.parametrize("cut", [1, 5, 30, -20, -3, -2, -1])
+def test_a_file_that_is_cut_off_is_told(tmp_path: Path, cut: int) -> None:
+    path = write(tmp_path, json.dumps(ROWS)[:cut])
+    for read in (JsonArray, read_json, read_texts, read_text_mapping):
+        with pytest.raises(UserError, match=r"file\.json is not a whole JSON document"):
+            read(path)
+
+
+@pytest.mark.parametrize("text", ["", "[1 2]", "[1],2", "[{},]", '[{"a": 1}]]'])
+def test_what_is_no_json_is_told(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError, match=r"file\.json is not a whole JSON document"):
+        JsonArray(write(tmp_path, text))
+
+
+def test_a_cut_after_a_nested_array_is_told(tmp_path: Path) -> None:
+    whole = json.dumps({"data": {"rows": ROWS, "more": ["x", "y"]}})
+    with pytest.raises(UserError, match="not a whole JSON document"):
+        JsonArray(write(tmp_path, whole[:-8]), at=("data", "rows"))
+
+
+@pytest.mark.parametrize(
+    ("content", "at", "problem"),
+    [
+        ({"a": []}, (), r"holds no array at its top level"),
+        ({"a": 1}, ("a",), r"holds no array at a"),
+        ({"a": {}}, ("a", "rows"), r"has no key 'rows'"),
+        ([], ("a",), r"holds no object that has a key 'a'"),
+    ],
+)
+def test_another_shape_is_told(
+    tmp_path: Path, content: Any, at: tuple[str, ...], problem: str
+) -> None:
+    with pytest.raises(UserError, match=problem):
+        JsonArray(write(tmp_path, content), at=at)
+
+
+def test_an_element_of_another_kind_is_told_by_number(tmp_path: Path) -> None:
+    rows = JsonArray(write(tmp_path, [{}, 7]))
+    with pytest.raises(UserError, match=r"file\.json, record 2: expected an object, found int"):
+        rows[1]
+
+
+def test_a_file_that_changes_in_use_is_told(tmp_path: Path) -> None:
+    rows = JsonArray(write(tmp_path, ROWS))
+    write(tmp_path, "[]")
+    with pytest.raises(UserError, match="changed while it was in use"):
+        rows[1]
+
+
+def test_texts_and_mappings(tmp_path: Path) -> None:
+    assert read_texts(write(tmp_path, ["a", "b"])) == ["a", "b"]
+    assert read_texts(write(tmp_path, {"x": {"y": ["a"]}}), at=("x", "y")) == ["a"]
+    assert read_text_mapping(write(tmp_path, {"a": "b"})) == {"a": "b"}
+
+
+@pytest.mark.parametrize("options", [{}, {"indent": 2}, {"ensure_ascii": False}])
+def test_one_array_of_strings_of_a_document(tmp_path: Path, options: dict[str, Any]) -> None:
+    content = {"data": {"rows": [ROWS, []], "none": [], "texts": ["é", "", "日本 ]"], "z": [1]}}
+    path = write(tmp_path, content, **options)
+    assert read_strings(path, at=("data", "texts")) == ["é", "", "日本 ]"]
+    assert read_strings(path, at=("data", "none")) == []
+    with pytest.raises(UserError, match=r"file\.json, data\.z, record 1: 1 is not a string"):
+        read_strings(path, at=("data", "z"))
+    with pytest.raises(UserError, match="has no key 'x'"):
+        read_strings(path, at=("data", "x"))
+
+
+@pytest.mark.parametrize("cut", [10, -12, -3])
+def test_a_document_of_strings_that_is_cut_off_is_told(tmp_path: Path, cut: int) -> None:
+    whole = json.dumps({"data": {"texts": ["a", "b"], "rows": ["c", "d"]}})
+    with pytest.raises(UserError, match="not a whole JSON document"):
+        read_strings(write(tmp_path, whole[:cut]), at=("data", "texts"))
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (["a", 1], r"file\.json, record 2: 1 is not a non-empty string"),
+        ([" "], r"file\.json, record 1: ' ' is not"),
+        ({"a": 1}, r"expected an array of strings, found dict"),
+    ],
+)
+def test_other_things_than_texts_are_told(tmp_path: Path, content: Any, problem: str) -> None:
+    with pytest.raises(UserError, match=problem):
+        read_texts(write(tmp_path, content))
+
+
+def test_other_things_than_mappings_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="expected an object, found list"):
+        read_text_mapping(write(tmp_path, []))
+    with pytest.raises(UserError, match=r"key 'a': None is not a non-empty string"):
+        read_text_mapping(write(tmp_path, {"a": None}))
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no file .*nothing\.json"):
+        JsonArray(tmp_path / "nothing.json")
