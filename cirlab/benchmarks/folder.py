@@ -59,24 +59,38 @@ def distinct(rows: Iterable[Row]) -> Iterator[Row]:
         yield row
 
 
+def check_paths(who: str, field: str, paths: Sequence[str], row: Row, pool: frozenset[str]) -> None:
+    """Refuse a field that names what the pool does not have, or an image twice.
+
+    An image that is twice among the candidates would be ranked twice.
+
+    Raises:
+        UserError: so it is; the sentence begins with `who`.
+    """
+    seen: set[str] = set()
+    for path in paths:
+        if path not in pool:
+            raise row.error(
+                f"{who} names {path} in {field!r}, but it is not in gallery.txt; add it there"
+            )
+        if path in seen:
+            raise row.error(f"{who} names {path} twice in {field!r}; remove one of them")
+        seen.add(path)
+
+
 def check_pool(parsed: ComposedRow | FacetRow, row: Row, pool: frozenset[str]) -> None:
     """Refuse what could never be found.
 
     Raises:
-        UserError: an image is not in the pool, or a target no candidate.
+        UserError: an image is not in the pool or named twice, or a target no candidate.
     """
     lists = {
         "targets": parsed.targets,
         "exclude": parsed.exclude,
         "candidates": parsed.candidates or (),
     }
-    for name, paths in lists.items():
-        for path in paths:
-            if path not in pool:
-                raise row.error(
-                    f"query {parsed.id!r} names {path} in {name!r}, but it is not in gallery.txt; "
-                    "add it there"
-                )
+    for field, paths in lists.items():
+        check_paths(f"query {parsed.id!r}", field, paths, row, pool)
     if parsed.candidates is not None and not set(parsed.targets) <= set(parsed.candidates):
         lost = min(set(parsed.targets) - set(parsed.candidates))
         raise row.error(f"query {parsed.id!r} lacks its target {lost} in 'candidates'; add it")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cirlab.benchmarks.dialogue import DialogueRules, History
-from cirlab.benchmarks.folder import FolderBenchmark, distinct
+from cirlab.benchmarks.folder import FolderBenchmark, check_paths, distinct
 from cirlab.reading.folder import Folder, dialogue_row
 from cirlab.records import Query
 
@@ -40,10 +40,5 @@ class FolderDialogues(DialogueRules, FolderBenchmark):
     def _queries(self, folder: Folder, pool: frozenset[str]) -> Iterator[Query]:
         for row in distinct(folder.rows(self.split, "dialogues.jsonl")):
             parsed = dialogue_row(row)
-            for path in parsed.targets:
-                if path not in pool:
-                    raise row.error(
-                        f"dialogue {parsed.id!r} names {path} in 'targets', but it is not in "
-                        "gallery.txt; add it there"
-                    )
+            check_paths(f"dialogue {parsed.id!r}", "targets", parsed.targets, row, pool)
             yield from self.dialogue(parsed.id, parsed.rounds, parsed.targets)

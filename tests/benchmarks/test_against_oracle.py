@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from cirlab.records import Query
 from cirlab.retrieval.evaluation import Encoded, Evaluation, Gallery, evaluate
 from tests.benchmarks import oracle
 from tests.benchmarks.every_benchmark import CASES, Case, circo
+from tests.datamodules.toys import write_jsonl
 
 Array = np.ndarray
 #: Vectors of N items, shape (N, D).
@@ -362,6 +364,37 @@ def test_an_id_that_stands_twice_in_the_gallery_is_refused(made: Made) -> None:
     gallery[-1] = gallery[0]
     with pytest.raises(UserError, match="occurs more than once"):
         Gallery(gallery, encoded(drawn.gallery))
+
+
+def test_no_image_is_named_twice(made: Made) -> None:
+    """Also where the files do so: it would be ranked twice."""
+    for query in made.benchmark.queries:
+        for ids in (query.targets, query.exclude, query.candidates or (), query.subset or ()):
+            assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "field"),
+    [
+        ("folder composed, candidates", "composed", "candidates"),
+        ("folder composed", "composed", "targets"),
+        ("folder composed", "composed", "exclude"),
+        ("folder facets", "facets", "targets"),
+        ("folder facets", "facets", "candidates"),
+        ("folder dialogues", "dialogues", "targets"),
+    ],
+)
+def test_own_files_that_name_an_image_twice_are_refused(
+    tmp_path: Path, name: str, file: str, field: str
+) -> None:
+    benchmark = CASES[name].make(tmp_path)
+    path = tmp_path / "val" / f"{file}.jsonl"
+    first, *others = map(json.loads, path.read_text().splitlines())
+    twice = names[0] if (names := first[field]) else "images/1.jpg"
+    first[field] = [*names, twice, twice]
+    write_jsonl(path, [first, *others])
+    with pytest.raises(UserError, match=rf"line 1: .* names {twice} twice in '{field}'"):
+        benchmark.setup()
 
 
 def broken(query: Query) -> Iterator[tuple[str, dict[str, Any]]]:
