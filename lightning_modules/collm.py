@@ -8,11 +8,9 @@ the LLM. Pre-training needs image-caption pairs only: triplets are synthesised f
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -28,23 +26,20 @@ from cirlab.encoders.collate import DualQueryReader, ImageReader
 from cirlab.encoders.dual import DualEncoder, load_dual_encoder
 from cirlab.encoders.feature_cache import FeatureCache
 from cirlab.encoders.llm import (
-    IMAGE_PLACEHOLDER,
+    INSTRUCTION,
     Attention,
     Dtype,
     EmbeddingLLM,
     LLMProcessor,
     Pooling,
+    QueryTemplate,
 )
 from cirlab.errors import UserError
 from cirlab.losses import ContrastiveLoss, image_ids, target_ids
 from cirlab.records import Image, Pair, Query, Triplet
 from lightning_modules.base import RetrievalModule
 from lightning_modules.frozen_features import frozen_features
-from lightning_modules.learner import Inputs, Schedule, load_learned
-
-log = logging.getLogger(__name__)
-
-INSTRUCTION = "Find the image that matches the query."
+from lightning_modules.learner import Inputs, Schedule
 
 
 @dataclass
@@ -106,21 +101,6 @@ class LLMSettings:
     attention: Attention = "sdpa"
     pooling: Pooling = "last"
     max_length: int = 256
-
-
-@dataclass(frozen=True)
-class QueryTemplate:
-    """The LLM's input (supplement, 7.2); a missing modality is left out with its label."""
-
-    instruction: str = INSTRUCTION
-
-    def __call__(self, *, image: bool, text: str | None) -> str:
-        parts = [f"Instruct: {self.instruction}\nQuery:"]
-        if image:
-            parts.append(f"Image: {IMAGE_PLACEHOLDER}")
-        if text is not None:
-            parts.append(f"Text: {text}")
-        return " ".join(parts)
 
 
 class CoLLM(RetrievalModule):
@@ -232,7 +212,7 @@ class CoLLM(RetrievalModule):
         self.projection = nn.Linear(width, clip.dim)
         self.clip = clip
         if self.init_from is not None:
-            self._start_from(newest(self.init_from))
+            self.start_from(self.init_from)
         if settings.second_lora is not None:
             self.llm.stack_lora(settings.second_lora)
         if self.tower_frozen:
@@ -240,12 +220,6 @@ class CoLLM(RetrievalModule):
         # Libraries hand their models out in eval mode, and Lightning leaves modes as they are.
         self.llm.train(not settings.frozen)
         clip.image_tower.train(self.tower_lora is not None and not self.tower_frozen)
-
-    def _start_from(self, path: Path) -> None:
-        """Copy what another CoLLM has learned (pre-training before fine-tuning)."""
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        self.check_learned(checkpoint, source=f"init_from {path}")
-        load_learned(self, checkpoint["state_dict"])
 
     def frozen_base(self) -> dict[str, str]:
         return {"clip": self._clip.name, "llm": self.llm.name}
@@ -424,23 +398,3 @@ class QueryCollator:
             self.template(image="image" in inputs, text=query.text or None) for query in records
         ]
         return inputs | {"query": self.words(texts)}
-
-
-def newest(pattern: str) -> Path:
-    """The file of this name, or the one written last of those that fit a pattern.
-
-    Raises:
-        UserError: there is none.
-    """
-    at = Path(pattern)
-    found = [
-        path for path in Path(at.anchor).glob(str(at.relative_to(at.anchor))) if path.is_file()
-    ]
-    if not found:
-        raise UserError(
-            f"init_from {pattern} is missing; train it first or name another one; "
-            "to evaluate a checkpoint, which holds all that was learned, set init_from to null"
-        )
-    path = max(found, key=lambda path: path.stat().st_mtime)
-    log.info("starting from %s", path)
-    return path

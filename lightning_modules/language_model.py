@@ -18,12 +18,11 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch.nn.functional import cross_entropy, normalize
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from cirlab.encoders.llm import LLMProcessor, pool
+from cirlab.encoders.llm import LLMProcessor, QueryTemplate, pool
 from cirlab.encoders.scratch import read_word_vectors, set_word_vectors, write_llm_folder
 from cirlab.encoders.vocabulary import WORLD, vocabulary_words
 from cirlab.losses import ContrastiveLoss
 from cirlab.records import TextPair
-from lightning_modules.collm import QueryTemplate
 from lightning_modules.learner import Inputs, Learner, Schedule
 
 

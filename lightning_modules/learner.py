@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import nn
 from transformers import get_scheduler
 
 from cirlab.benchmarks.base import QueryKind
 from cirlab.encoders.fingerprint import fingerprint
 from cirlab.errors import UserError
+
+log = logging.getLogger(__name__)
 
 #: A loader batch of one method: tensors (possibly nested) that Lightning moves to the device.
 Inputs = Mapping[str, Any]
@@ -148,6 +151,20 @@ class Learner(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.check_learned(checkpoint, source="the checkpoint")
 
+    def start_from(self, pattern: str) -> None:
+        """Copy what another run of this architecture has learned (an earlier stage).
+
+        Args:
+            pattern: path of a checkpoint, or a pattern of which the newest file is taken.
+
+        Raises:
+            UserError: there is none, or it does not fit.
+        """
+        path = newest(pattern)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        self.check_learned(checkpoint, source=f"init_from {path}")
+        self.load_state_dict(checkpoint["state_dict"], strict=False)
+
     def check_learned(self, checkpoint: dict[str, Any], source: str) -> None:
         """Refuse a checkpoint that does not hold all that this module learns.
 
@@ -184,6 +201,21 @@ class Learner(L.LightningModule):
             )
 
 
-def load_learned(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """Copy learned weights into a module that holds more than them."""
-    module.load_state_dict(dict(state), strict=False)
+def newest(pattern: str) -> Path:
+    """The file of this name, or the one written last of those that fit a pattern.
+
+    Raises:
+        UserError: there is none.
+    """
+    at = Path(pattern)
+    found = [
+        path for path in Path(at.anchor).glob(str(at.relative_to(at.anchor))) if path.is_file()
+    ]
+    if not found:
+        raise UserError(
+            f"init_from {pattern} is missing; train it first or name another one; "
+            "to evaluate a checkpoint, which holds all that was learned, set init_from to null"
+        )
+    path = max(found, key=lambda path: path.stat().st_mtime)
+    log.info("starting from %s", path)
+    return path

@@ -15,6 +15,8 @@ from cirlab.encoders.names import resolve_folder, weights_or_sentence
 
 #: Stands for the one visual token in a text; never in any model's vocabulary.
 IMAGE_PLACEHOLDER = "<|cirlab image|>"
+#: The sentence before every query (CoLLM, supplement, 7.2).
+INSTRUCTION = "Find the image that matches the query."
 
 #: A batch is read in this many parts, shortest texts first: templates over two captions are
 #: several times longer than a caption, and padding would be most of what the model computes.
@@ -62,6 +64,21 @@ class LLMProcessor:
             {"input_ids": closed}, pad_to_multiple_of=8, return_tensors="pt"
         )
         return {"input_ids": padded["input_ids"], "attention_mask": padded["attention_mask"]}
+
+
+@dataclass(frozen=True)
+class QueryTemplate:
+    """The LLM's input (supplement, 7.2); a missing modality is left out with its label."""
+
+    instruction: str = INSTRUCTION
+
+    def __call__(self, *, image: bool, text: str | None) -> str:
+        parts = [f"Instruct: {self.instruction}\nQuery:"]
+        if image:
+            parts.append(f"Image: {IMAGE_PLACEHOLDER}")
+        if text is not None:
+            parts.append(f"Text: {text}")
+        return " ".join(parts)
 
 
 class EmbeddingLLM(nn.Module):

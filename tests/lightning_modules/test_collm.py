@@ -11,12 +11,12 @@ import torch
 
 from cirlab.composition import slerp
 from cirlab.encoders.adapters import Lora, TowerLora
-from cirlab.encoders.llm import IMAGE_PLACEHOLDER
+from cirlab.encoders.llm import IMAGE_PLACEHOLDER, QueryTemplate
 from cirlab.errors import UserError
 from cirlab.losses import ContrastiveLoss
 from cirlab.records import DecodedImage, Pair, Query, Triplet
 from lightning_modules import CoLLM
-from lightning_modules.collm import LLMSettings, QueryTemplate, Synthesis
+from lightning_modules.collm import LLMSettings, Synthesis
 from tests.tiny import write_tiny_clip, write_tiny_llm
 
 COLOURS = ["red", "green", "blue", "black"]
