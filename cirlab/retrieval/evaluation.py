@@ -85,6 +85,8 @@ class Gallery:
     """
 
     def __init__(self, items: Sequence[Item], encoded: Encoded, factory: str = "Flat") -> None:
+        if len(encoded.valid) != len(items):
+            raise ValueError(f"{len(encoded.valid)} vectors for {len(items)} items")
         self.rows = encoded.valid.nonzero().flatten()
         self.size = len(encoded.valid)
         ids = [items[row].id for row in self.rows.tolist()]
@@ -162,6 +164,8 @@ def search(benchmark: Benchmark, gallery: Gallery, encoded: Encoded, top_k: int 
         UserError: NaN vectors, queries that break a rule, or no query left.
     """
     encoded = averaged(encoded, benchmark.wordings)
+    if len(encoded.valid) != len(benchmark.queries):
+        raise ValueError(f"{len(encoded.valid)} vectors for {len(benchmark.queries)} queries")
     queries, rows = _rankable(benchmark, gallery, encoded.valid)
     vectors = {name: rows_of[rows] for name, rows_of in encoded.vectors.items()}
     depth = max(top_k, benchmark.list_size, benchmark.rerank_depth or 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -74,8 +75,9 @@ def locate(queries: Sequence[Query], position: Mapping[str, int]) -> Positions:
 
     Raises:
         UserError: an id that is not in the gallery; a target that is repeated, excluded, or
-            outside its query's candidates; a query without target while others have one, or
-            without one in its subset; subsets in some of the queries only.
+            outside its query's candidates; a candidate or subset member that is repeated; a query
+            without target while others have one, or without one in its subset; subsets in some of
+            the queries only.
     """
     if not queries:
         raise UserError("there are no queries to rank")
@@ -90,6 +92,7 @@ def locate(queries: Sequence[Query], position: Mapping[str, int]) -> Positions:
     pool_of = [pool(query.candidates) if query.candidates else -1 for query in queries]
     for query, row in zip(queries, pool_of, strict=True):
         if row == len(owner):
+            _check_distinct(query.id, "candidate", query.candidates or ())
             owner[query.candidates or ()] = query.id
     return Positions(
         targets=lookup([q.targets for q in queries], position, names, role="target"),
@@ -145,7 +148,8 @@ def pessimistic_ranks(scores: Tensor, targets: Tensor) -> Tensor:
     """Ranks of the targets when every tie is decided against them.
 
     An image that is no target counts as ahead of a target unless its score is lower by more
-    than `TIE_TOLERANCE`. The targets of a query stand in the order of their own scores.
+    than `TIE_TOLERANCE`. The targets of a query stand in the order of their own scores, the
+    principal one after its equals.
 
     Args:
         scores: -inf where an image does not count; overwritten. Shape (B, C), float32.
@@ -164,7 +168,9 @@ def pessimistic_ranks(scores: Tensor, targets: Tensor) -> Tensor:
         is_ahead = others >= own[rows, j, None] - TIE_TOLERANCE
         # NumPy counts booleans an order of magnitude faster than torch sums them.
         ahead[rows, j] = torch.from_numpy(np.count_nonzero(is_ahead.numpy(), axis=1))
-    among_targets = own.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    # Of targets that tie, the principal one, which stands first, ranks last.
+    order = own.flip(1).argsort(dim=1, descending=True, stable=True)
+    among_targets = order.argsort(dim=1).flip(1)
     return (ahead + among_targets + 1).masked_fill(~present, 0)
 
 
@@ -230,6 +236,13 @@ def _subsets(queries: Sequence[Query], position: Mapping[str, int]) -> Tensor | 
     return lookup(rows, position, [query.id for query in queries], role="subset member")
 
 
+def _check_distinct(name: str, role: str, ids: Sequence[str]) -> None:
+    """What stands twice in a pool would be ranked twice."""
+    if len(set(ids)) < len(ids):
+        twice = next(item for item, count in Counter(ids).items() if count > 1)
+        raise UserError(f"query {name!r} names the {role} {twice!r} twice; name it once")
+
+
 def _check_rules(query: Query) -> None:
     """Refuse a query that no ranking could serve."""
     targets = set(query.targets)
@@ -241,5 +254,6 @@ def _check_rules(query: Query) -> None:
         raise UserError(f"query {query.id!r} excludes its own target {min(excluded)!r}")
     if query.candidates is not None and (outside := targets.difference(query.candidates)):
         raise UserError(f"query {query.id!r}: target {min(outside)!r} is not a candidate")
+    _check_distinct(query.id, "subset member", query.subset or ())
     if query.subset is not None and not targets.intersection(query.subset):
         raise UserError(f"query {query.id!r} has no target in its subset {query.subset}")

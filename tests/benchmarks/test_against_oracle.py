@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import cirlab.benchmarks
-from cirlab.benchmarks import CIRCO, Benchmark, WorldCIRCO
+from cirlab.benchmarks import Benchmark
 from cirlab.errors import UserError
 from cirlab.records import Query
 from cirlab.retrieval.evaluation import Encoded, Evaluation, Gallery, evaluate
@@ -218,15 +218,9 @@ def named(made: Made, positions: list[int]) -> list[str]:
     return [made.ids[position] for position in kept]
 
 
-#: A target that scores as high as the principal one and is listed after it counts as behind it.
-AHEAD_OF_EQUALS = "among equal targets the principal one is ranked first instead of last"
-
-
 @pytest.mark.parametrize("encode", [tied, duplicated])
 @pytest.mark.parametrize("seed", range(2))
-def test_many_ties(made: Made, encode: Encoder, seed: int, request: pytest.FixtureRequest) -> None:
-    if made.case.kind in (CIRCO, WorldCIRCO):
-        request.applymarker(pytest.mark.xfail(strict=False, reason=AHEAD_OF_EQUALS))
+def test_many_ties(made: Made, encode: Encoder, seed: int) -> None:
     drawn = without_doubt(made, encode, seed)
     compare(made, evaluated(made.benchmark, drawn), drawn)
 
@@ -311,7 +305,6 @@ def test_a_constant_encoder_ranks_every_target_last(made: Made) -> None:
         assert one.places(one.pool) == [*range(len(one.pool) - targets + 1, len(one.pool) + 1)]
 
 
-@pytest.mark.xfail(strict=True, reason=AHEAD_OF_EQUALS)
 def test_a_constant_encoder_never_finds_a_principal_target(tmp_path: Path) -> None:
     """CIRCO's recall is of one target; of 52 equal images the first 50 must not hold it."""
     benchmark = circo(images=52, queries=14)(tmp_path)

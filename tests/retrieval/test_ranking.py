@@ -33,6 +33,8 @@ def test_ids_become_positions() -> None:
         ({"candidates": ("b", "c", "z")}, "query 'q7': candidate 'z'"),
         ({"subset": ("b", "z")}, "query 'q7': subset member 'z'"),
         ({"targets": ()}, "query 'q7' has no target"),
+        ({"candidates": ("b", "c", "d", "d")}, "query 'q7' names the candidate 'd' twice"),
+        ({"subset": ("b", "d", "d")}, "query 'q7' names the subset member 'd' twice"),
         ({"targets": ("b", "b")}, "query 'q7' names a target twice"),
         ({"exclude": ("a", "c")}, "query 'q7' excludes its own target 'c'"),
         ({"candidates": ("b", "d")}, "query 'q7': target 'c' is not a candidate"),
