@@ -16,7 +16,7 @@ from cirlab.benchmarks.base import Benchmark
 from cirlab.errors import UserError
 from cirlab.retrieval.evaluation import Encoded, Found, Gallery, Ranking, score, search
 from cirlab.retrieval.ranking import SearchResult, locate
-from cirlab.retrieval.reranking import score_blocks
+from cirlab.retrieval.reranking import first_of, score_blocks
 
 T = TypeVar("T")
 
@@ -156,14 +156,15 @@ class RetrievalEvaluation(L.Callback):
         gallery = galleries.get(benchmark.gallery_id)
         known: tuple[list[int], Tensor, SearchResult] | None = None
         if gallery is not None and found is not None:
-            known = (list(found.rows), gallery.rows, found.ranked.best)
+            best = first_of(found.ranked.best, benchmark.rerank_depth or 0)
+            known = (list(found.rows), gallery.rows, best)
         known = distributed.broadcast_object(known)
         assert known is not None, "rank 0 has searched"
         scores = distributed.together(partial(_second_stage, pl_module, benchmark, *known))
         cells, values = map(distributed.gather_rows, scores)
         if cells is None or values is None or gallery is None or found is None:
             return None
-        return found.rerank(gallery, cells, values)
+        return found.rerank(gallery, known[2].positions.shape[1], cells, values)
 
     def _score(
         self, benchmark: Benchmark, galleries: Mapping[str, Gallery], found: Found | None
@@ -180,6 +181,7 @@ class RetrievalEvaluation(L.Callback):
         encoded = {}
         for key in keys:
             batches = self._batches.pop(key)
+            _check_alike(key, batches)
             gathered = {
                 name: distributed.gather_rows(torch.cat([batch[name] for batch in batches]))
                 for name in sorted(batches[0])
@@ -222,6 +224,15 @@ def _second_stage(
         cells.append(found)
         values.append(scored)
     return torch.cat(cells), torch.cat(values)
+
+
+def _check_alike(what: str, batches: Sequence[Mapping[str, Tensor]]) -> None:
+    for batch in batches:
+        if batch.keys() != batches[0].keys():
+            raise RuntimeError(
+                f"{what}: validation_step gave {', '.join(batches[0])} for one batch and "
+                f"{', '.join(batch)} for another; it must give the same for all"
+            )
 
 
 def _by_index(encoded: Mapping[str, dict[str, Tensor]], what: str, size: int) -> Encoded:

@@ -136,18 +136,28 @@ def together(work: Callable[[], T], group: dist.ProcessGroup | None = None) -> T
         group: the processes.
 
     Raises:
-        UserError, RuntimeError: what the first of the failed processes raised, on every process.
+        Exception: what this process raised; else a `UserError` of the first process that failed,
+            or a `RuntimeError` that tells of anything else.
     """
-    error: UserError | RuntimeError | None = None
+    error: Exception | None = None
     result: T | None = None
     try:
         result = work()
-    except (UserError, RuntimeError) as caught:
+    except Exception as caught:
         error = caught
-    for told in all_gather_object(error, group):
-        if told is not None:
-            raise told
+    told = error if isinstance(error, UserError | None) else _travelling(error)
+    failures = all_gather_object(told, group)
+    if error is not None:
+        raise error
+    for failure in failures:
+        if failure is not None:
+            raise failure
     return cast(T, result)
+
+
+def _travelling(error: Exception) -> RuntimeError:
+    """What other processes are told: not every exception can be pickled."""
+    return RuntimeError(f"process {rank()} failed: {type(error).__name__}: {error}")
 
 
 def _gather_padded(rows: Tensor, height: int, group: dist.ProcessGroup | None) -> list[Tensor]:

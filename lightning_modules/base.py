@@ -47,8 +47,9 @@ class RetrievalModule(Learner):
     def encode_baselines(self, inputs: Inputs) -> dict[str, torch.Tensor]:
         """Unit vectors of a composed query's parts by the same encoder.
 
-        Returns {"image_only": (B, D), "text_only": (B, D)}, or nothing where the method has
-        no such parts. The retrieval callback adds their sum.
+        Returns {"image_only": (B, D), "text_only": (B, D)}, the same for every batch of a
+        benchmark, or nothing where the method has no such parts. They count for composed queries
+        only; the retrieval callback adds their sum.
         """
         return {}
 

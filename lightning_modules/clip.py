@@ -201,20 +201,11 @@ class CLIP(RetrievalModule):
 
     def encode_queries(self, inputs: Inputs) -> torch.Tensor:
         """Queries by their text, by their image, or by the sum of both."""
-        parts = []
-        if "text" in inputs:
-            parts.append(self._encoder.encode_texts(inputs["text"]))
-        if "image" in inputs:
-            parts.append(self._encoder.embed_images(inputs["image"]))
-        return parts[0] if len(parts) == 1 else normalize(parts[0] + parts[1], dim=-1)
+        parts = list(self._encoder.query_parts(inputs).values())
+        return normalize(torch.stack(parts).sum(dim=0), dim=-1)
 
     def encode_baselines(self, inputs: Inputs) -> dict[str, torch.Tensor]:
-        if not {"image", "text"} <= inputs.keys():
-            return {}
-        return {
-            "image_only": self._encoder.embed_images(inputs["image"]),
-            "text_only": self._encoder.encode_texts(inputs["text"]),
-        }
+        return self._encoder.query_parts(inputs) if "image" in inputs else {}
 
 
 def export_open_clip(encoder: OpenClipEncoder, folder: Path) -> None:

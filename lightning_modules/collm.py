@@ -328,13 +328,10 @@ class CoLLM(RetrievalModule):
         return self._compose(inputs["query"], reference)
 
     def encode_baselines(self, inputs: Inputs) -> dict[str, torch.Tensor]:
-        if not {"image", "text"} <= inputs.keys():
+        if "image" not in inputs:
             return {}
         with adapters_disabled(self._clip):
-            return {
-                "image_only": self._clip.embed_images(inputs["image"]),
-                "text_only": self._clip.encode_texts(inputs["text"]),
-            }
+            return self._clip.query_parts(inputs)
 
     def encode_baseline_gallery(self, inputs: Inputs) -> torch.Tensor | None:
         if self.tower_lora is None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from cirlab.encoders.dual import DualProcessor
 from cirlab.encoders.feature_cache import FeatureCache
 from cirlab.records import Image, Query
@@ -30,7 +32,10 @@ class ImageReader:
 
 @dataclass(frozen=True)
 class DualQueryReader:
-    """Queries to {"text": tokens}, {"image": ...} or both, as far as they have them."""
+    """Queries to {"text": tokens, "worded": (B,) bool}, {"image": ...} or both.
+
+    A batch has "text" where any query has words; "worded" tells which ones.
+    """
 
     images: ImageReader
 
@@ -38,6 +43,7 @@ class DualQueryReader:
         inputs: dict[str, Any] = {}
         if any(query.text for query in queries):
             inputs["text"] = self.images.processor.tokenize([query.text for query in queries])
+            inputs["worded"] = torch.tensor([bool(query.text) for query in queries])
         if references := [query.image for query in queries if query.image is not None]:
             inputs["image"] = self.images(references)
         return inputs

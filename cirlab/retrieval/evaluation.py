@@ -123,15 +123,16 @@ class Found:
     ranked: Ranked
     unreadable: int
 
-    def rerank(self, gallery: Gallery, cells: Tensor, scores: Tensor) -> Found:
+    def rerank(self, gallery: Gallery, depth: int, cells: Tensor, scores: Tensor) -> Found:
         """The same with the best images in the order of a second stage.
 
         Args:
             gallery: that was searched.
+            depth: how many images of each query were scored.
             cells: row and column of the table of best images. Shape (P, 2), int64.
             scores: of these cells. Shape (P,), float32.
         """
-        table = torch.full(self.ranked.best.positions.shape, -torch.inf)
+        table = torch.full((len(self.queries), depth), -torch.inf)
         table[cells[:, 0], cells[:, 1]] = scores
         known = locate(self.queries, gallery.main.position)
         return dataclasses.replace(self, ranked=reranked(self.ranked, known.targets, table))
@@ -193,6 +194,7 @@ def _scores(benchmark: Benchmark, gallery: Gallery, found: Found) -> dict[str, A
         "baselines": {
             name: benchmark.metrics(gallery.baseline.target_ranks(part, queries), queries)
             for name, part in baselines(found.vectors).items()
+            if benchmark.kind == "composed"
         },
         "breakdown": {
             tag: benchmark.breakdown(ranks, queries, tag) for tag in benchmark.breakdowns

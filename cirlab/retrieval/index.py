@@ -166,8 +166,8 @@ class GalleryIndex:
 
         Excluded images do not count; a query with candidates is ranked within them
         (`cirlab.retrieval.ranking.pessimistic_ranks`). With an approximate index, whole-gallery
-        ranks come from its best `APPROXIMATE_DEPTH` images; a target beyond ranks one past the
-        gallery.
+        ranks come from its best `APPROXIMATE_DEPTH` images; a target beyond ranks one past
+        these and the gallery.
 
         Args:
             vectors: of the queries, normalised here. Shape (Q, D).
@@ -253,7 +253,7 @@ class GalleryIndex:
         found = self._search(vectors, APPROXIMATE_DEPTH, known.exclude)
         ranks, best = rank_within(found.scores, found.positions, known, k)
         missed = (known.targets >= 0) & (ranks == 0)
-        return ranks.masked_fill(missed, len(self) + 1), best
+        return ranks.masked_fill(missed, max(len(self), APPROXIMATE_DEPTH) + 1), best
 
 
 @contextmanager

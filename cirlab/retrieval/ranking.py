@@ -20,6 +20,12 @@ from cirlab.records import Query
 TIE_TOLERANCE = 1e-6
 
 
+#: Targets of a query, on average, from which sorting its scores is cheaper than a pass for each.
+MANY_TARGETS = 32
+#: Entries of a row up to which comparing with every entry of a pool is cheaper than sorting that.
+FEW_ENTRIES = 8
+
+
 class SearchResult(NamedTuple):
     """The best images of every query, by descending score, then by position.
 
@@ -161,17 +167,29 @@ def pessimistic_ranks(scores: Tensor, targets: Tensor) -> Tensor:
     present = targets >= 0
     own = scores.gather(1, targets.clamp(min=0)).masked_fill(~present, -torch.inf)
     drop(scores, targets)
-    ahead = torch.zeros_like(targets)
-    for j in range(targets.shape[1]):
+    many = present.sum() > MANY_TARGETS * len(targets)
+    ahead = _count_sorted(scores, own) if many else _count_each(scores, own, present)
+    # Of targets that tie, the principal one, which stands first, ranks last.
+    order = own.flip(1).argsort(dim=1, descending=True, stable=True)
+    among_targets = order.argsort(dim=1).flip(1)
+    return (ahead + among_targets + 1).masked_fill(~present, 0)
+
+
+def _count_each(scores: Tensor, own: Tensor, present: Tensor) -> Tensor:
+    """How many scores are not clearly lower than each target's, by a pass for each. (B, T)."""
+    ahead = torch.zeros(own.shape, dtype=torch.long)
+    for j in range(own.shape[1]):
         rows = present[:, j].nonzero().flatten()
         others = scores if len(rows) == len(scores) else scores[rows]
         is_ahead = others >= own[rows, j, None] - TIE_TOLERANCE
         # NumPy counts booleans an order of magnitude faster than torch sums them.
         ahead[rows, j] = torch.from_numpy(np.count_nonzero(is_ahead.numpy(), axis=1))
-    # Of targets that tie, the principal one, which stands first, ranks last.
-    order = own.flip(1).argsort(dim=1, descending=True, stable=True)
-    among_targets = order.argsort(dim=1).flip(1)
-    return (ahead + among_targets + 1).masked_fill(~present, 0)
+    return ahead
+
+
+def _count_sorted(scores: Tensor, own: Tensor) -> Tensor:
+    """The same from scores that are sorted once. Shape (B, T)."""
+    return scores.shape[1] - torch.searchsorted(scores.sort(dim=1).values, own - TIE_TOLERANCE)
 
 
 def best_columns(scores: Tensor, k: int) -> SearchResult:
@@ -216,10 +234,18 @@ def in_order(positions: Tensor, scores: Tensor, k: int) -> SearchResult:
 
 
 def columns_of(table: Tensor, pool: Tensor) -> Tensor:
-    """Where each entry of `table` (B, T) stands in its row of `pool` (B, C); -1 if nowhere."""
-    equal = (table[:, :, None] == pool[:, None, :]) & (table >= 0)[:, :, None]
+    """Where each entry of `table` (B, T) stands in its row of `pool` (B, C); -1 if nowhere.
+
+    Entries of a row of the pool are distinct, -1 apart.
+    """
     if pool.shape[1] == 0:
         return torch.full_like(table, -1)
+    if table.shape[1] > FEW_ENTRIES:
+        ordered, order = pool.sort(dim=1)
+        at = torch.searchsorted(ordered, table.contiguous()).clamp(max=pool.shape[1] - 1)
+        there = (ordered.gather(1, at) == table) & (table >= 0)
+        return torch.where(there, order.gather(1, at), -1)
+    equal = (table[:, :, None] == pool[:, None, :]) & (table >= 0)[:, :, None]
     return torch.where(equal.any(dim=2), equal.long().argmax(dim=2), -1)
 
 

@@ -109,7 +109,7 @@ def score_blocks(
 
 
 def reranked(ranked: Ranked, targets: Tensor, scores: Tensor) -> Ranked:
-    """The ranking with its first K items in the order of new scores.
+    """The ranking with its first K items in the order of new scores, and the rest behind them.
 
     A target was found by the first stage if its pessimistic rank there is at most K: a tie at
     the end of the list gives it no second chance. Targets that were not found keep their rank.
@@ -118,15 +118,27 @@ def reranked(ranked: Ranked, targets: Tensor, scores: Tensor) -> Ranked:
     Args:
         ranked: by the first stage.
         targets: their positions in the gallery, padded with -1. Shape (Q, T), int64.
-        scores: by the second stage, for `ranked.best`; -inf where that has no item.
-            Shape (Q, K), float32.
+        scores: by the second stage, for the first K of `ranked.best`; -inf where that has no
+            item. Shape (Q, K), float32.
     """
-    best, first = ranked.best, ranked.ranks.targets
-    found = (first > 0) & (first <= best.positions.shape[1])
+    depth = scores.shape[1]
+    best, rest = first_of(ranked.best, depth), ranked.best.positions[:, depth:]
+    first = ranked.ranks.targets
+    found = (first > 0) & (first <= depth)
     columns = columns_of(targets.masked_fill(~found, -1), best.positions)
     second = pessimistic_ranks(scores.clone(), columns)
     ranks = torch.where(columns >= 0, second, first)
+    order = in_order(best.positions, scores, depth)
+    # Scores of two stages do not compare: the rest has none.
+    unscored = torch.full(rest.shape, -torch.inf)
     return ranked._replace(
         ranks=replace(ranked.ranks, targets=ranks),
-        best=in_order(best.positions, scores, best.positions.shape[1]),
+        best=SearchResult(
+            torch.cat([order.positions, rest], dim=1), torch.cat([order.scores, unscored], dim=1)
+        ),
     )
+
+
+def first_of(best: SearchResult, depth: int) -> SearchResult:
+    """The first items of each list, at most `depth`."""
+    return SearchResult(best.positions[:, :depth], best.scores[:, :depth])

@@ -366,16 +366,17 @@ def test_a_trainer_without_data_module_is_refused() -> None:
         quiet_trainer(callbacks=[RetrievalEvaluation()]).validate(LookupModule(), loader)
 
 
-def test_the_second_stage_orders_the_best_images_again() -> None:
+@pytest.mark.parametrize("top_k", [3, 10])
+def test_the_second_stage_orders_the_best_images_again(top_k: int) -> None:
+    """As many as the benchmark says, however many are kept for looking at."""
     module, benchmark = LookupModule(), LookupBenchmark(rerank_depth=6)
-    callback, _ = validate(benchmark, module=module)
+    callback, _ = validate(benchmark, module=module, callback=RetrievalEvaluation(top_k=top_k))
     plain, _ = validate(LookupBenchmark(), module=module)
     query, gallery = module.get_buffer("query")[:11], module.get_buffer("gallery")[:23]
     names = [image.id for image in benchmark.gallery]
-    ranked = GalleryIndex(names, gallery).rank(query, benchmark.queries, k=10)
-    best = ranked.best
-    rows = torch.arange(11)[:, None].expand(11, 10)
-    second = module.second[rows, best.positions] + best.scores
+    ranked = GalleryIndex(names, gallery).rank(query, benchmark.queries, k=6)
+    rows = torch.arange(11)[:, None].expand(11, 6)
+    second = module.second[rows, ranked.best.positions] + ranked.best.scores
     targets = torch.tensor([[q, q + 1] for q in range(11)])
     expected = reranked(ranked, targets, second)
     results = callback.results["lookup"]
@@ -383,7 +384,22 @@ def test_the_second_stage_orders_the_best_images_again() -> None:
     assert results["metrics"] != plain.results["lookup"]["metrics"]
     assert results["baselines"] == plain.results["lookup"]["baselines"]
     assert results["protocol"]["rerank_depth"] == 6
-    assert torch.equal(callback.rankings["lookup"].images, expected.best.positions)
+    listed = callback.rankings["lookup"].images
+    assert torch.equal(listed[:, :6], expected.best.positions)
+    # Behind them stands what the first stage found next.
+    assert torch.equal(listed[:, 6:], plain.rankings["lookup"].images[:, 6 : listed.shape[1]])
+
+
+def test_batches_must_give_the_same_vectors() -> None:
+    class Uneven(LookupModule):
+        def validation_step(self, batch: Any, *rest: Any) -> Any:
+            found = super().validation_step(batch, *rest)
+            if batch["kind"] == "queries" and 0 in batch["index"]:
+                del found["text_only"]
+            return found
+
+    with pytest.raises(RuntimeError, match=r"gave query, image_only for one batch and query, imag"):
+        validate(LookupBenchmark(), module=Uneven())
 
 
 def test_without_a_second_stage_none_can_be_asked_for() -> None:

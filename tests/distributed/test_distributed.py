@@ -138,3 +138,29 @@ def test_one_process_is_rank_zero_of_one() -> None:
     assert distributed.gather_rows(x) is x
     assert distributed.broadcast_object("a") == "a"
     assert distributed.all_gather_object("a") == ["a"]
+
+
+class Unpicklable(Exception):
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(f"number {number}: {reason}")
+
+
+def share_failure(rank: int) -> tuple[str, str]:
+    """How a failure of the second process ends each of them, by type and text."""
+
+    def work() -> int:
+        if rank == 1:
+            raise Unpicklable(7, "no reason")
+        return rank
+
+    try:
+        distributed.together(work)
+    except Exception as error:
+        return type(error).__name__, str(error)
+    return "", "nothing was raised"
+
+
+def test_any_failure_of_one_process_ends_all(tmp_path: Path) -> None:
+    first, second = run_in_processes(share_failure, tmp_path)
+    assert first == ("RuntimeError", "process 1 failed: Unpicklable: number 7: no reason")
+    assert second == ("Unpicklable", "number 7: no reason")

@@ -7,6 +7,7 @@ import torch
 
 from cirlab.errors import UserError
 from cirlab.records import Query
+from cirlab.retrieval import ranking
 from cirlab.retrieval.ranking import best_columns, columns_of, locate, pessimistic_ranks
 
 POSITION = {name: i for i, name in enumerate("abcdef")}
@@ -89,3 +90,29 @@ def test_best_columns_leave_dropped_ones_out() -> None:
     best = best_columns(scores, k=2)
     assert best.positions.tolist() == [[2, 0], [2, -1]]
     assert best_columns(scores, k=0).positions.shape == (2, 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_many_targets_rank_as_few_do(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sorting once and a pass for each target count the same, ties and padding included."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = (torch.rand(9, 60, generator=generator) * 20).round() / 20
+    scores[:, ::7] = -torch.inf
+    targets = torch.stack([torch.randperm(60, generator=generator)[:40] for _ in range(9)])
+    targets[:, 35:] = -1
+    targets[4, 3:] = -1
+    sorted_once = ranking.pessimistic_ranks(scores.clone(), targets)
+    monkeypatch.setattr(ranking, "MANY_TARGETS", 1000)
+    assert torch.equal(sorted_once, ranking.pessimistic_ranks(scores.clone(), targets))
+
+
+def test_entries_are_found_in_long_rows_as_in_short_ones() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pool = torch.stack([torch.randperm(50, generator=generator)[:20] for _ in range(6)])
+    pool[2, 15:] = -1
+    table = torch.randint(-1, 50, (6, 30), generator=generator)
+    table[:, 0], table[0, 0] = pool[:, 3], -1
+    whole = ranking.columns_of(table, pool)
+    pieces = [ranking.columns_of(piece, pool) for piece in table.split(5, dim=1)]
+    assert torch.equal(whole, torch.cat(pieces, dim=1))
+    assert whole[1:, 0].tolist() == [3] * 5 and whole[0, 0] == -1
