@@ -41,8 +41,8 @@ CONJUNCTION = "statement_with_conjunction"
 class WorldCIRCO(CIRCORules, WorldFamilies):
     """Reference picture and one or two changes; all pictures with the changed things are targets.
 
-    The reference may be ranked. The principal target has the reference's setting, as far as the
-    text does not change it.
+    The reference may be ranked, as CIRCO's authors let it. The principal target has the
+    reference's setting, as far as the text does not change it.
 
     Args:
         families: each gives 32 gallery scenes and about 8 nuisance twins of these; queries are
@@ -50,6 +50,7 @@ class WorldCIRCO(CIRCORules, WorldFamilies):
         queries: how many.
         query: how a query's words become its text, by name as in `CIRCO`: "relative" is the
             change alone; "magiclens" and "megapairs" also name the things that are shared.
+        exclude_reference: never rank the reference, as CoVR.
         split: val or test; training never sees either's scenes.
         seed: another gallery and other queries of the same kind.
         name: where it stands in the results.
@@ -64,6 +65,7 @@ class WorldCIRCO(CIRCORules, WorldFamilies):
         families: int = FAMILIES,
         queries: int = 200,
         query: Literal["relative", "magiclens", "megapairs"] = "relative",
+        exclude_reference: bool = False,
         split: Literal["val", "test"] = "val",
         seed: int = 0,
         name: str = "world_circo",
@@ -74,13 +76,15 @@ class WorldCIRCO(CIRCORules, WorldFamilies):
         if query not in TEMPLATES:
             raise UserError(f"query of {name} is {query!r}; use one of: {', '.join(TEMPLATES)}")
         self.number_of_queries = queries
+        self.exclude_reference = exclude_reference
+        self.exclusion = "the reference image" if exclude_reference else "none"
         self.template = TEMPLATES[query]
         self.query_template = f"{query}: {self.template}"
 
-    def ask(self, groups: Sequence[Group]) -> Iterable[Query]:
+    def ask(self, groups: Sequence[Group], gallery: Sequence[SceneImage]) -> Iterable[Query]:
         rng = self.numbers(Stream.CIRCO)
         images = defaultdict(list)
-        for image in self.gallery:
+        for image in gallery:
             images[image.scene.things].append(image)
         drafts = [draft for group in groups for draft in _drafts(group)]
         if len(drafts) < self.number_of_queries:
@@ -113,6 +117,7 @@ class WorldCIRCO(CIRCORules, WorldFamilies):
             text=self.template.format(relative_caption=text, shared_concept=concept),
             image=draft.reference,
             targets=(principal.id, *others),
+            exclude=(draft.reference.id,) if self.exclude_reference else (),
             tags={"aspect": "+".join(sorted(aspects))},
         )
 

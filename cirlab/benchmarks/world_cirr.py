@@ -24,6 +24,7 @@ from cirlab.benchmarks.world_families import (
     is_within_reach,
 )
 from cirlab.records import Query
+from cirlab.world.image import SceneImage
 from cirlab.world.phrasing import STYLES, modification
 from cirlab.world.scene import Signature, pick
 from cirlab.world.series import FAMILY_SIZE, Member, draw_members
@@ -63,8 +64,8 @@ class WorldCIRR(CIRRRules, WorldFamilies):
         self.sets_per_family = sets_per_family
         self.queries_per_set = queries_per_set
 
-    def ask(self, groups: Sequence[Group]) -> Iterable[Query]:
-        equal = ids_by_signature(self.gallery)
+    def ask(self, groups: Sequence[Group], gallery: Sequence[SceneImage]) -> Iterable[Query]:
+        equal = ids_by_signature(gallery)
         for group in groups:
             rng = self.numbers(Stream.CIRR, group.number)
             asked: set[tuple[Member, Member]] = set()

@@ -68,8 +68,8 @@ class WorldComposed(WorldFamilies):
             )
         self.queries_per_family = queries_per_family
 
-    def ask(self, groups: Sequence[Group]) -> Iterable[Query]:
-        equal = ids_by_signature(self.gallery)
+    def ask(self, groups: Sequence[Group], gallery: Sequence[SceneImage]) -> Iterable[Query]:
+        equal = ids_by_signature(gallery)
         for group in groups:
             references = group.rng.permutation(FAMILY_SIZE)[: self.queries_per_family].tolist()
             for reference in references:

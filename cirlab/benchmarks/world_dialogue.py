@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from cirlab.benchmarks.dialogue import DialogueRules
+from cirlab.benchmarks.dialogue import DialogueRules, History
 from cirlab.benchmarks.world_families import (
     FAMILIES,
     Group,
@@ -21,6 +21,7 @@ from cirlab.benchmarks.world_families import (
 from cirlab.errors import UserError
 from cirlab.records import Query
 from cirlab.world.dialogue import MAX_ROUNDS, dialogue
+from cirlab.world.image import SceneImage
 from cirlab.world.series import FAMILY_SIZE
 
 
@@ -32,6 +33,7 @@ class WorldDialogue(DialogueRules, WorldFamilies):
         dialogues: each about another scene.
         rounds: questions with answers, after the caption; up to 38.
         separator: stands between the texts of a dialogue that a query joins.
+        history: "concat" asks with all texts up to the round, "current" with the newest alone.
         hits_at: cut-off of hits and recall.
         split: val or test; training never sees either's scenes.
         seed: another gallery and other dialogues of the same kind.
@@ -39,7 +41,7 @@ class WorldDialogue(DialogueRules, WorldFamilies):
         image_size: side of the pictures in pixels.
 
     Raises:
-        UserError: a number is out of range.
+        UserError: a number is out of range, or an unknown history.
     """
 
     def __init__(
@@ -48,13 +50,14 @@ class WorldDialogue(DialogueRules, WorldFamilies):
         dialogues: int = 150,
         rounds: int = 10,
         separator: str = ", ",
+        history: History = "concat",
         hits_at: int = 10,
         split: Literal["val", "test"] = "val",
         seed: int = 0,
         name: str = "world_dialogue",
         image_size: int = 64,
     ) -> None:
-        DialogueRules.__init__(self, separator=separator, hits_at=hits_at)
+        DialogueRules.__init__(self, separator, history, hits_at)
         WorldFamilies.__init__(self, families, split, seed, name, image_size)
         self.at_least(dialogues=dialogues, rounds=rounds)
         if rounds > MAX_ROUNDS:
@@ -70,8 +73,8 @@ class WorldDialogue(DialogueRules, WorldFamilies):
         self.dialogues = dialogues
         self.rounds = rounds
 
-    def ask(self, groups: Sequence[Group]) -> Iterable[Query]:
-        equal = ids_by_signature(self.gallery)
+    def ask(self, groups: Sequence[Group], gallery: Sequence[SceneImage]) -> Iterable[Query]:
+        equal = ids_by_signature(gallery)
         images = [image for group in groups for image in group.images]
         order = self.numbers(Stream.DIALOGUE).permutation(len(images))
         for number, i in enumerate(order[: self.dialogues]):

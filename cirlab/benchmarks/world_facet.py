@@ -18,6 +18,7 @@ from cirlab.benchmarks.world_families import FAMILIES, Group, Stream, WorldFamil
 from cirlab.errors import UserError
 from cirlab.records import Query
 from cirlab.world.dialogue import QUESTIONS
+from cirlab.world.image import SceneImage
 from cirlab.world.language import ADJECTIVES, setting_phrase
 from cirlab.world.scene import Scene, pick
 from cirlab.world.vocabulary import LOOK_VALUES, PLURALS, POSITIONS, SETTING_VALUES, SHAPES
@@ -46,7 +47,7 @@ class WorldFacet(COCOFacetRules, WorldFamilies):
 
     The facets: place, time, weather, view, shape, number, colour, size, texture, position. A
     query's prompt is a question about its facet ("what is the weather?"), for methods that can
-    look at pictures with one.
+    look at pictures with one; none of this repository does so yet.
 
     Args:
         families: each gives 32 gallery scenes and about 8 nuisance twins of these, of which
@@ -78,24 +79,20 @@ class WorldFacet(COCOFacetRules, WorldFamilies):
         self.queries_per_facet = queries_per_facet
         self.negatives = negatives
 
-    def ask(self, groups: Sequence[Group]) -> Iterable[Query]:
+    def ask(self, groups: Sequence[Group], gallery: Sequence[SceneImage]) -> Iterable[Query]:
         for number, (facet, values) in enumerate(facet_values().items()):
             rng = self.numbers(Stream.FACET, number)
-            pools = [pool for pool in map(self._pool, values) if self._is_enough(pool)]
+            found = (_pool(value, gallery) for value in values)
+            pools = [pool for pool in found if self._is_enough(pool)]
             if not pools:
                 raise UserError(
                     f"no {facet} has {self.negatives} scenes without it among the "
-                    f"{len(self.gallery)} of {self.name}; raise families, or lower negatives"
+                    f"{len(gallery)} of {self.name}; raise families, or lower negatives"
                 )
             for i in range(self.queries_per_facet):
                 if i % len(pools) == 0:
                     order = rng.permutation(len(pools))
                 yield self._query(f"{facet}/{i}", pools[order[i % len(pools)]], rng)
-
-    def _pool(self, value: Value) -> _Pool:
-        having = [image.id for image in self.gallery if has(image.scene, value)]
-        lacking = [image.id for image in self.gallery if lacks(image.scene, value)]
-        return _Pool(value, having, lacking)
 
     def _is_enough(self, pool: _Pool) -> bool:
         return bool(pool.having) and len(pool.lacking) >= self.negatives
@@ -119,6 +116,12 @@ class _Pool(NamedTuple):
     value: Value
     having: Sequence[str]
     lacking: Sequence[str]
+
+
+def _pool(value: Value, gallery: Sequence[SceneImage]) -> _Pool:
+    having = [image.id for image in gallery if has(image.scene, value)]
+    lacking = [image.id for image in gallery if lacks(image.scene, value)]
+    return _Pool(value, having, lacking)
 
 
 def facet_values() -> Mapping[str, Sequence[Value]]:

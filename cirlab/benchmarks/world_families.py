@@ -9,8 +9,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -20,7 +22,7 @@ from cirlab.errors import UserError
 from cirlab.records import Query
 from cirlab.world.changes import Change
 from cirlab.world.image import SceneImage
-from cirlab.world.scene import Signature, draw_nuisance, generator, pick_share
+from cirlab.world.scene import Signature, Split, draw_nuisance, generator, pick_share
 from cirlab.world.series import FAMILY_SIZE, Family, Member, draw_family
 
 #: Families of the benchmarks that mirror official ones: about 1,960 scenes.
@@ -100,13 +102,26 @@ class WorldFamilies(Benchmark):
     def setup(self) -> None:
         if self.gallery:
             return
-        groups = [self._group(number) for number in range(self.families)]
-        self.gallery = [image for group in groups for image in (*group.images, *group.twins)]
-        self.queries = list(self.ask(groups))
+        drawn = (
+            _group(self.split, self.seed, number, self.image_size)
+            for number in range(self.families)
+        )
+        groups = [replace(group, rng=deepcopy(group.rng)) for group in drawn]
+        gallery = [image for group in groups for image in (*group.images, *group.twins)]
+        # Last: where queries are refused, there is no gallery either.
+        self.queries, self.gallery = list(self.ask(groups, gallery)), gallery
 
     @abstractmethod
-    def ask(self, groups: Sequence[Group]) -> Iterable[Query]:
-        """The queries; `gallery` is complete."""
+    def ask(self, groups: Sequence[Group], gallery: Sequence[SceneImage]) -> Iterable[Query]:
+        """The queries.
+
+        Args:
+            groups: the families of the gallery.
+            gallery: all of their images.
+
+        Raises:
+            UserError: there are too few scenes for them.
+        """
 
     def numbers(self, stream: Stream, number: int = 0) -> np.random.Generator:
         """The random numbers of a benchmark's queries, or of those with one number."""
@@ -124,20 +139,23 @@ class WorldFamilies(Benchmark):
                     f"{argument} of {self.name} is {number}; set {argument} to at least 1"
                 )
 
-    def _group(self, number: int) -> Group:
-        rng = generator(self.split, self.seed, number)
-        family = draw_family(rng)
-        prefix = f"{self.split}-{self.seed}-{number}"
-        images = [
-            SceneImage(f"{prefix}-{member}", family.scene(member), self.image_size)
-            for member in range(FAMILY_SIZE)
-        ]
-        twins = [
-            SceneImage(f"{image.id}-twin{i}", image.scene.twin(draw_nuisance(rng)), self.image_size)
-            for image in images
-            for i in range(pick_share(rng, _TWIN_SHARES))
-        ]
-        return Group(number, family, tuple(images), tuple(twins), rng)
+
+@lru_cache(maxsize=256)
+def _group(split: Split, seed: int, number: int, image_size: int) -> Group:
+    """One family, drawn once for all benchmarks over it; its generator is to be copied."""
+    rng = generator(split, seed, number)
+    family = draw_family(rng)
+    prefix = f"{split}-{seed}-{number}"
+    images = [
+        SceneImage(f"{prefix}-{member}", family.scene(member), image_size)
+        for member in range(FAMILY_SIZE)
+    ]
+    twins = [
+        SceneImage(f"{image.id}-twin{i}", image.scene.twin(draw_nuisance(rng)), image_size)
+        for image in images
+        for i in range(pick_share(rng, _TWIN_SHARES))
+    ]
+    return Group(number, family, tuple(images), tuple(twins), rng)
 
 
 def ids_by_signature(images: Iterable[SceneImage]) -> Mapping[Signature, Sequence[str]]:

@@ -9,7 +9,7 @@ other says; their joined text tells everything.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -19,7 +19,6 @@ from cirlab.benchmarks.fashioniq import (
     CaptionTemplate,
     FashionIQRules,
     Pool,
-    check_choice,
 )
 from cirlab.benchmarks.world_families import (
     FAMILIES,
@@ -31,6 +30,7 @@ from cirlab.benchmarks.world_families import (
 )
 from cirlab.errors import UserError
 from cirlab.records import Query
+from cirlab.world.image import SceneImage
 from cirlab.world.phrasing import modification
 from cirlab.world.scene import pick
 from cirlab.world.series import FAMILY_SIZE, Member
@@ -50,6 +50,8 @@ class WorldFashionIQ(FashionIQRules, WorldFamilies):
         pool: what a query ranks: "original" is every picture of its place, "union" only the
             references and targets of the place's queries.
         caption_template: how two captions become one text, see `FashionIQ`.
+        both_orders: ask with the captions in either order and average the vectors, as SEARLE.
+        exclude_reference: never rank the reference itself, as CoVR.
         split: val or test; training never sees either's scenes.
         seed: another gallery and other queries of the same kind.
         name: where it stands in the results; null: world_fashioniq_<pool>.
@@ -65,6 +67,8 @@ class WorldFashionIQ(FashionIQRules, WorldFamilies):
         queries_per_category: int = 100,
         pool: Pool = "original",
         caption_template: CaptionTemplate = "and",
+        both_orders: bool = False,
+        exclude_reference: bool = False,
         split: Literal["val", "test"] = "val",
         seed: int = 0,
         name: str | None = None,
@@ -77,10 +81,25 @@ class WorldFashionIQ(FashionIQRules, WorldFamilies):
         self.queries_per_category = queries_per_category
         self.pool: Pool = pool
         self.caption_template: CaptionTemplate = caption_template
+        self.both_orders = both_orders
+        self.exclude_reference = exclude_reference
+        self.exclusion = "the reference image" if exclude_reference else "none"
         self.query_template = f"{caption_template}: {TEMPLATES[caption_template].pattern}"
+        self._reversed: list[str] = []
 
-    def ask(self, groups: Sequence[Group]) -> Iterable[Query]:
-        equal = ids_by_signature(self.gallery)
+    @property
+    def wordings(self) -> int:
+        return 2 if self.both_orders else 1
+
+    def asked(self) -> Sequence[Query]:
+        if not self.both_orders:
+            return self.queries
+        pairs = zip(self.queries, self._reversed, strict=True)
+        return [asked for query, text in pairs for asked in (query, replace(query, text=text))]
+
+    def ask(self, groups: Sequence[Group], gallery: Sequence[SceneImage]) -> Iterable[Query]:
+        equal = ids_by_signature(gallery)
+        self._reversed = []
         unique = {names[0] for names in equal.values() if len(names) == 1}
         for number, category in enumerate(CATEGORIES):
             rng = self.numbers(Stream.FASHION, number)
@@ -92,8 +111,11 @@ class WorldFashionIQ(FashionIQRules, WorldFamilies):
                     f"{self.queries_per_category} queries of each; lower queries_per_category, or "
                     "raise families"
                 )
-            pool = self._pool(category, chosen)
-            yield from (self._query(category, pair, pool, rng) for pair in chosen)
+            pool = self._pool(category, chosen, gallery)
+            for pair in chosen:
+                captions = pair.captions(rng)
+                self._reversed.append(self._text(captions[::-1]))
+                yield self._query(category, pair, pool, captions)
 
     def _pairs(self, groups: Sequence[Group], category: str) -> Iterable[_Pair]:
         for group in groups:
@@ -109,23 +131,29 @@ class WorldFashionIQ(FashionIQRules, WorldFamilies):
                 if 2 <= (reference ^ target).bit_count() <= MAX_CHANGES
             )
 
-    def _pool(self, category: str, pairs: Sequence[_Pair]) -> tuple[str, ...]:
+    def _pool(
+        self, category: str, pairs: Sequence[_Pair], gallery: Sequence[SceneImage]
+    ) -> tuple[str, ...]:
         if self.pool == "union":
             ids = (name for pair in pairs for name in (pair.reference_id, pair.target_id))
             return tuple(dict.fromkeys(ids))
-        return tuple(image.id for image in self.gallery if image.scene.place == category)
+        return tuple(image.id for image in gallery if image.scene.place == category)
 
     def _query(
-        self, category: str, pair: _Pair, pool: tuple[str, ...], rng: np.random.Generator
+        self, category: str, pair: _Pair, pool: tuple[str, ...], captions: Sequence[str]
     ) -> Query:
         return Query(
             id=f"{category}/{pair.reference_id}>{pair.target_id}",
-            text=TEMPLATES[self.caption_template].joined(pair.captions(rng)),
+            text=self._text(captions),
             image=pair.group.images[pair.reference],
             targets=(pair.target_id,),
+            exclude=(pair.reference_id,) if self.exclude_reference else (),
             candidates=pool,
             tags={"category": category},
         )
+
+    def _text(self, captions: Sequence[str]) -> str:
+        return TEMPLATES[self.caption_template].joined(captions)
 
 
 @dataclass(frozen=True)

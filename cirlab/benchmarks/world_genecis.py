@@ -73,10 +73,10 @@ class WorldGeneCIS(GeneCISRules, WorldFamilies):
         self.at_least(queries_per_task=queries_per_task)
         self.queries_per_task = queries_per_task
 
-    def ask(self, groups: Sequence[Group]) -> Iterable[Query]:
+    def ask(self, groups: Sequence[Group], gallery: Sequence[SceneImage]) -> Iterable[Query]:
         for number, task in enumerate(TASKS):
             rng = self.numbers(Stream.GENECIS, number)
-            queries = list(islice(self._queries(task, groups, rng), self.queries_per_task))
+            queries = list(islice(self._queries(task, groups, gallery, rng), self.queries_per_task))
             if len(queries) < self.queries_per_task:
                 raise UserError(
                     f"{self.name} can ask {len(queries)} queries of {task}, not "
@@ -85,7 +85,11 @@ class WorldGeneCIS(GeneCISRules, WorldFamilies):
             yield from queries
 
     def _queries(
-        self, task: Task, groups: Sequence[Group], rng: np.random.Generator
+        self,
+        task: Task,
+        groups: Sequence[Group],
+        gallery: Sequence[SceneImage],
+        rng: np.random.Generator,
     ) -> Iterator[Query]:
         words = SHAPES if task.endswith("object") else _ATTRIBUTE_VALUES
         tried = list(product(groups, range(FAMILY_SIZE), words))
@@ -93,7 +97,7 @@ class WorldGeneCIS(GeneCISRules, WorldFamilies):
         for i in rng.permutation(len(tried)):
             group, member, word = tried[i]
             condition = _Condition.of(task, group.images[member].scene, word)
-            candidates = condition and self._candidates(condition, group, member, rng)
+            candidates = condition and _candidates(condition, group, member, gallery, rng)
             if candidates:
                 yield Query(
                     id=f"{task}/{found}",
@@ -104,28 +108,6 @@ class WorldGeneCIS(GeneCISRules, WorldFamilies):
                     tags={"task": task},
                 )
                 found += 1
-
-    def _candidates(
-        self, condition: _Condition, group: Group, member: Member, rng: np.random.Generator
-    ) -> list[SceneImage]:
-        """The right picture first, then wrong ones; none if there are too few."""
-        mates = [
-            group.images[i] for i in rng.permutation(FAMILY_SIZE) if is_within_reach(member, int(i))
-        ]
-        right = [image for image in mates if condition.is_right(image.scene)]
-        alike = [image for image in mates if not condition.is_right(image.scene)]
-        size = OBJECT_CANDIDATES if condition.place else ATTRIBUTE_CANDIDATES
-        look_alikes = size // 2
-        if not right or len(alike) < look_alikes:
-            return []
-        own = {image.id for image in (*group.images, *group.twins)}
-        shuffled = (self.gallery[i] for i in rng.permutation(len(self.gallery)))
-        misleading = (
-            image for image in shuffled if image.id not in own and condition.misleads(image.scene)
-        )
-        others = list(islice(misleading, size - 1 - look_alikes))
-        found = [right[0], *alike[:look_alikes], *others]
-        return found if len(found) == size else []
 
 
 @dataclass(frozen=True)
@@ -162,3 +144,30 @@ class _Condition:
 
     def _has(self, scene: Scene, shapes: frozenset[str]) -> bool:
         return any(thing.shape in shapes and self.word in thing.look for thing in scene.things)
+
+
+def _candidates(
+    condition: _Condition,
+    group: Group,
+    member: Member,
+    gallery: Sequence[SceneImage],
+    rng: np.random.Generator,
+) -> list[SceneImage]:
+    """The right picture first, then wrong ones; none if there are too few."""
+    mates = [
+        group.images[i] for i in rng.permutation(FAMILY_SIZE) if is_within_reach(member, int(i))
+    ]
+    right = [image for image in mates if condition.is_right(image.scene)]
+    alike = [image for image in mates if not condition.is_right(image.scene)]
+    size = OBJECT_CANDIDATES if condition.place else ATTRIBUTE_CANDIDATES
+    look_alikes = size // 2
+    if not right or len(alike) < look_alikes:
+        return []
+    own = {image.id for image in (*group.images, *group.twins)}
+    shuffled = (gallery[i] for i in rng.permutation(len(gallery)))
+    misleading = (
+        image for image in shuffled if image.id not in own and condition.misleads(image.scene)
+    )
+    others = list(islice(misleading, size - 1 - look_alikes))
+    found = [right[0], *alike[:look_alikes], *others]
+    return found if len(found) == size else []

@@ -63,18 +63,20 @@ class WorldTextToImage(Benchmark):
             return
         by_signature: defaultdict[Signature, list[str]] = defaultdict(list)
         texts: list[str] = []
+        gallery: list[SceneImage] = []
         for number in range(self.scenes):
             # The 1 keeps these scenes apart from those of composed retrieval.
             rng = generator(self.split, self.seed, number, 1)
             scene = draw_scene(rng)
             image = SceneImage(f"{self.split}-{self.seed}-{number}", scene, self.image_size)
-            self.gallery.append(image)
+            gallery.append(image)
             by_signature[scene.signature()].append(image.id)
             texts.append(full_caption(scene) if self.captions == "full" else caption(scene, rng))
         self.queries = [
             self._query(image, text, by_signature[image.scene.signature()])
-            for image, text in zip(self.gallery, texts, strict=True)
+            for image, text in zip(gallery, texts, strict=True)
         ]
+        self.gallery = gallery
 
     def score(self, ranks: TargetRanks, queries: Sequence[Query]) -> dict[str, float]:
         return recalls(ranks.targets, (1, 5, 10)) | {"mean_rank": mean_rank(ranks.targets)}

@@ -304,6 +304,11 @@ CASES: Mapping[str, Case] = {
         KarpathyTextToImage, karpathy(KarpathyTextToImage), TEXT_TO_IMAGE
     ),
     "world circo": Case(WorldCIRCO, in_memory(lambda: WorldCIRCO(3, queries=30)), CIRCO_DEFINITION),
+    "world circo, no reference": Case(
+        WorldCIRCO,
+        in_memory(lambda: WorldCIRCO(3, queries=30, exclude_reference=True)),
+        CIRCO_DEFINITION,
+    ),
     "world cirr": Case(
         WorldCIRR, in_memory(lambda: WorldCIRR(3)), Definition(oracle.cirr, tags=WORLD_TAGS)
     ),
@@ -317,6 +322,11 @@ CASES: Mapping[str, Case] = {
         in_memory(lambda: WorldDialogue(3, dialogues=15, rounds=4)),
         oracle.dialogue(),
     ),
+    "world dialogue, the newest alone": Case(
+        WorldDialogue,
+        in_memory(lambda: WorldDialogue(3, dialogues=15, rounds=4, history="current")),
+        oracle.dialogue(),
+    ),
     "world facet": Case(
         WorldFacet,
         in_memory(lambda: WorldFacet(14, queries_per_facet=4, negatives=30)),
@@ -324,6 +334,15 @@ CASES: Mapping[str, Case] = {
     ),
     "world fashioniq": Case(
         WorldFashionIQ, in_memory(lambda: WorldFashionIQ(14, queries_per_category=8)), FASHION
+    ),
+    "world fashioniq, both orders, no reference": Case(
+        WorldFashionIQ,
+        in_memory(
+            lambda: WorldFashionIQ(
+                14, queries_per_category=8, both_orders=True, exclude_reference=True
+            )
+        ),
+        FASHION,
     ),
     "world genecis": Case(
         WorldGeneCIS,

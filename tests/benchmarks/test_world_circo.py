@@ -70,6 +70,16 @@ def test_the_reference_may_be_ranked_and_is_never_right(
         assert query.image.id not in query.targets
 
 
+def test_the_reference_is_left_out_on_request(benchmark: WorldCIRCO) -> None:
+    without = WorldCIRCO(families=30, queries=150, exclude_reference=True)
+    without.setup()
+    assert without.protocol().exclusion == "the reference image"
+    assert without.checksum() != benchmark.checksum()
+    for query, plain in zip(without.queries, benchmark.queries, strict=True):
+        assert query.image is not None
+        assert query == replace(plain, exclude=(query.image.id,))
+
+
 def test_aspects_are_those_of_circo(benchmark: WorldCIRCO) -> None:
     found = {aspect for query in benchmark.queries for aspect in query.tags["aspect"].split("+")}
     assert found == {

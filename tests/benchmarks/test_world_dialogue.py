@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 
 from cirlab.benchmarks.world_dialogue import WorldDialogue
+from cirlab.errors import UserError
 from cirlab.records import Query
 from cirlab.world.scene import Scene
 from tests.benchmarks.world_readers import scenes_of
@@ -79,6 +80,16 @@ def test_rounds_and_separator_are_options() -> None:
     assert len(short.queries) == 20
     assert short.queries[3].text == " [sep] ".join(short.queries[3].rounds)
     assert short.protocol().query_template.count("[sep]") == 3
+
+
+def test_the_newest_text_alone_can_be_asked(benchmark: WorldDialogue) -> None:
+    newest = WorldDialogue(families=20, dialogues=40, history="current")
+    newest.setup()
+    assert [query.rounds for query in newest.queries] == [q.rounds for q in benchmark.queries]
+    assert all(query.text == query.rounds[-1] for query in newest.queries)
+    assert newest.protocol().query_template == "{round t} alone"
+    with pytest.raises(UserError, match="history is 'last'; set it to concat or current"):
+        WorldDialogue(history="last")  # type: ignore[arg-type]
 
 
 def test_metrics_are_those_of_dialogues() -> None:

@@ -53,6 +53,23 @@ def test_setup_twice_and_copies_give_the_same(name: str) -> None:
     assert pickle.loads(pickle.dumps(benchmark)).protocol() == again.protocol()
 
 
+def test_a_refused_setup_is_refused_again() -> None:
+    benchmark = WorldCIRCO(2, queries=10**6)
+    for _ in range(2):
+        with pytest.raises(UserError, match="lower queries"):
+            benchmark.setup()
+    assert not benchmark.gallery and not benchmark.queries
+
+
+def test_a_benchmark_asks_the_same_whatever_was_asked_before() -> None:
+    """Families are drawn once, and each benchmark goes on with a generator of its own."""
+    first, other = WorldComposed(3, seed=5), WorldCIRR(3, seed=5)
+    for benchmark in (first, other, again := WorldComposed(3, seed=5)):
+        benchmark.setup()
+    assert again.checksum() == first.checksum()
+    assert all(a is b for a, b in zip(first.gallery, other.gallery, strict=True))
+
+
 @pytest.mark.parametrize("name", MAKERS)
 def test_queries_name_images_of_the_gallery_and_words_of_the_world(name: str) -> None:
     benchmark = made(name)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -104,6 +105,30 @@ def test_templates_word_the_same_captions_otherwise(benchmark: WorldFashionIQ) -
         assert query.text != other.text
         assert query.text.lower() == other.text
     assert capital.protocol().query_template != benchmark.protocol().query_template
+
+
+def test_captions_are_asked_in_either_order(benchmark: WorldFashionIQ) -> None:
+    both = made(both_orders=True)
+    assert (benchmark.wordings, both.wordings) == (1, 2)
+    assert benchmark.asked() == benchmark.queries == both.queries
+    asked = both.asked()
+    assert asked[::2] == both.queries
+    for query, turned in zip(both.queries, asked[1::2], strict=True):
+        assert turned == replace(query, text=turned.text)
+        parts = query.text.split(" and ")
+        joints = range(1, len(parts))
+        assert turned.text in {" and ".join([*parts[i:], *parts[:i]]) for i in joints}
+    assert both.protocol() == replace(benchmark.protocol(), wordings=2)
+
+
+def test_the_reference_is_left_out_on_request(benchmark: WorldFashionIQ) -> None:
+    without = made(exclude_reference=True)
+    protocol = without.protocol()
+    assert protocol.exclusion == "the reference image"
+    assert protocol.annotations != benchmark.protocol().annotations
+    for query, plain in zip(without.queries, benchmark.queries, strict=True):
+        assert query.image is not None
+        assert query == replace(plain, exclude=(query.image.id,))
 
 
 def test_only_both_together_tell_the_target(benchmark: WorldFashionIQ) -> None:
