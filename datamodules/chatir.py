@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
 from typing import Literal
 
 from cirlab.benchmarks.base import Benchmark
-from cirlab.benchmarks.official import DataRoot
 from cirlab.dialogue.files import dialogue_of, dialogue_path, read_dialogues
+from cirlab.reading.official import DataRoot
 from cirlab.reading.packed import PackedTexts
 from cirlab.records import Dialogue, FileImage
 from datamodules.dialogues import DialogueData, DialogueKind
@@ -21,19 +20,20 @@ class ChatIRData(DialogueData):
 
     Args:
         root: folder below which images lie.
-        dialogues: path of a .json file, or the name of a file in `dialogues/` below root without
-            ".json".
-        records: "dialogues" gives whole ones. "pairs" gives the image and a partial dialogue as
-            its caption: the first rounds, their number uniform from 0 to all, drawn anew each
+        dialogues: path of a .json file, below root or absolute; or the name of a file in
+            `dialogues/` below root without ".json".
+        records: "dialogues" gives whole ones. "partial_dialogues" gives pairs of the image and, as
+            its caption, the first rounds, their number uniform from 0 to all, drawn anew each
             epoch.
         batch_size: training samples per batch and process.
         eval_batch_size: gallery images or queries per batch and process.
         num_workers: loader processes per training process; 0 loads in the process itself.
         benchmarks: what validation and test evaluate; null trains without evaluation.
-        seed: of the order of samples and of what pairs show.
+        seed: of the order of samples and of what partial dialogues show.
         images: path of an image below root; `{path}` is its "img", `{file}` the last part of that.
-        separator: of pairs, stands between the texts of a dialogue.
-        caption_dropout: of pairs, the share of those with at least one round that lack the caption.
+        separator: of partial dialogues, stands between the texts of a dialogue.
+        caption_dropout: of partial dialogues, the share of those with at least one round that lack
+            the caption.
         on_error: a missing or broken image ends the run (raise) or is left out, counted and
             named (skip).
     """
@@ -99,5 +99,4 @@ class ChatIRDialogues:
 
     def image(self, index: int) -> FileImage:
         """The image of one dialogue."""
-        path = self.paths[index]
-        return self.data.image(path, path=path, file=PurePosixPath(path).name)
+        return self.data.image_at(self.paths[index])

@@ -8,9 +8,10 @@ from typing import Literal
 import numpy as np
 
 from cirlab.benchmarks.base import Benchmark
-from cirlab.benchmarks.cirr import CIRRImages, captions_file, cirr_row, cirr_rows
+from cirlab.benchmarks.cirr import PUBLISHED, CIRRImages, captions_file, cirr_row, cirr_rows
 from cirlab.errors import UserError
 from cirlab.reading.json_files import JsonArray
+from cirlab.reading.official import check_size
 from cirlab.records import FileImage, SampleKey, Triplet
 from datamodules.base import RetrievalData
 from datamodules.checks import check_files
@@ -32,10 +33,12 @@ class CIRRData(RetrievalData):
         num_workers: loader processes per training process; 0 loads in the process itself.
         benchmarks: what validation and test evaluate; null trains without evaluation.
         seed: of the order of samples.
-        images: path of an image below root; {path} is that of the split's list, {name} CIRR's
-            name without suffix, {split} train.
+        images: path of an image below root; {path} is that of the split's list, {file} its
+            last part, {name} CIRR's name without suffix, {split} train.
         captions: another file of queries in the same format, below root or absolute; null: the
             official one.
+        official: refuse a number of images or, without `captions`, of queries that is not the
+            published one; false accepts any.
         on_error: a missing or broken image ends the run (raise) or is left out, counted and
             named (skip).
     """
@@ -47,11 +50,12 @@ class CIRRData(RetrievalData):
         root: str,
         batch_size: int,
         eval_batch_size: int,
-        num_workers: int = 4,
+        num_workers: int = 2,
         benchmarks: list[Benchmark] | None = None,
         seed: int = 0,
         images: str = "img_raw/{path}",
         captions: str | None = None,
+        official: bool = True,
         on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
         super().__init__(
@@ -60,6 +64,7 @@ class CIRRData(RetrievalData):
         self.root = root
         self.images = images
         self.captions = captions
+        self.official = official
         self._dataset: CIRRTriplets | None = None
 
     def setup(self, stage: str) -> None:
@@ -73,11 +78,21 @@ class CIRRData(RetrievalData):
 
     def train_dataset(self) -> CIRRTriplets:
         if self._dataset is None:
-            dataset = CIRRTriplets(CIRRImages(self.root, self.images, "train"), self.captions)
+            images = CIRRImages(self.root, self.images, "train")
+            dataset = CIRRTriplets(images, self.captions)
+            if self.official:
+                self._check_sizes(images, dataset)
             if self.on_error == "raise":
                 check_files(dataset.images)
             self._dataset = dataset
         return self._dataset
+
+    def _check_sizes(self, images: CIRRImages, dataset: CIRRTriplets) -> None:
+        of, published = "CIRR's train", PUBLISHED["train"]
+        check_size(f"images of {of}", len(dataset.pool), published.images, images.list_file)
+        if self.captions is None:
+            rows = dataset.rows
+            check_size(f"queries of {of}", len(rows), published.queries, rows.path)
 
 
 class CIRRTriplets:
@@ -98,7 +113,7 @@ class CIRRTriplets:
         path = images.folder.folder / (captions or captions_file("train"))
         self.pool = images.pool()
         self.rows = JsonArray(path)
-        parsed = list(cirr_rows(path, self.pool, answered=True))
+        parsed = list(cirr_rows(self.rows, self.pool, answered=True))
         self.kept = np.array([i for i, row in enumerate(parsed) if row.caption], dtype=np.int64)
         if not len(self.kept):
             raise UserError(f"{path} holds no query with a caption; give at least one")

@@ -17,7 +17,7 @@ from datamodules.sampling import generator_for
 
 log = logging.getLogger(__name__)
 
-DialogueKind = Literal["dialogues", "pairs"]
+DialogueKind = Literal["dialogues", "partial_dialogues"]
 
 
 class Dialogues(Protocol):
@@ -49,8 +49,9 @@ class DialogueData(RetrievalData):
         super().__init__(
             batch_size, eval_batch_size, num_workers, benchmarks, seed, on_error=on_error
         )
-        self.train_record = {"dialogues": Dialogue, "pairs": Pair}[records]
-        self.partial = PartialDialogue(separator, caption_dropout) if records == "pairs" else None
+        self.train_record = {"dialogues": Dialogue, "partial_dialogues": Pair}[records]
+        partial = PartialDialogue(separator, caption_dropout)
+        self.partial = partial if records == "partial_dialogues" else None
         self._dataset: DialogueRecords | None = None
 
     def setup(self, stage: str) -> None:

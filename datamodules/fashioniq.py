@@ -12,16 +12,17 @@ from cirlab.benchmarks.base import Benchmark
 from cirlab.benchmarks.fashioniq import (
     CATEGORIES,
     Category,
+    Published,
     captions_file,
     check_captions,
-    check_choice,
+    check_published,
     fashioniq_row,
     fashioniq_rows,
     listed_images,
 )
-from cirlab.benchmarks.official import DataRoot
 from cirlab.errors import UserError
 from cirlab.reading.json_files import JsonArray
+from cirlab.reading.official import DataRoot, check_choice
 from cirlab.records import FileImage, SampleKey, Triplet
 from datamodules.base import RetrievalData
 from datamodules.checks import check_files
@@ -47,6 +48,8 @@ class FashionIQData(RetrievalData):
         images: path of an image below root; {name} is Fashion-IQ's id, {category} the category.
         captions: other files of pairs in the same format, below root or absolute; {category} and
             {split} are filled in. null: the official ones.
+        official: refuse numbers of images or, without `captions`, of pairs that are not the
+            published ones; false accepts any.
         on_error: a missing or broken image ends the run (raise) or is left out, counted and
             named (skip). Many of Fashion-IQ's addresses are dead.
 
@@ -61,12 +64,13 @@ class FashionIQData(RetrievalData):
         root: str,
         batch_size: int,
         eval_batch_size: int,
-        num_workers: int = 4,
+        num_workers: int = 2,
         benchmarks: list[Benchmark] | None = None,
         seed: int = 0,
         categories: list[Category] | None = None,
         images: str = "images/{name}.png",
         captions: str | None = None,
+        official: bool = True,
         on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
         super().__init__(
@@ -75,13 +79,14 @@ class FashionIQData(RetrievalData):
         self.root = root
         self.categories = list(CATEGORIES) if categories is None else list(categories)
         for category in self.categories:
-            check_choice("a category", category, CATEGORIES)
+            check_choice("a category of Fashion-IQ", category, CATEGORIES)
         if not self.categories or len(set(self.categories)) < len(self.categories):
             raise UserError(
                 f"data.init_args.categories is {self.categories}; name each once, at least one"
             )
         self.images = images
         self.captions = captions
+        self.official = official
         check_captions(captions, self.categories)
         self._dataset: FashionIQTriplets | None = None
 
@@ -102,10 +107,18 @@ class FashionIQData(RetrievalData):
         if self._dataset is None:
             root = DataRoot(self.root, self.images, fields=("name", "category"))
             dataset = FashionIQTriplets(root, self.categories, self.captions)
+            if self.official:
+                self._check_sizes(root, dataset)
             if self.on_error == "raise":
                 check_files(dataset.images)
             self._dataset = dataset
         return self._dataset
+
+    def _check_sizes(self, root: DataRoot, dataset: FashionIQTriplets) -> None:
+        own = self.captions is not None
+        for category, pool, rows in zip(self.categories, dataset.pools, dataset.files, strict=True):
+            found = Published(queries=len(rows), images=len(pool), union=0)
+            check_published(root.folder, category, "train", found, own_queries=own)
 
 
 class FashionIQTriplets:
@@ -132,11 +145,12 @@ class FashionIQTriplets:
         for category in self.categories:
             pool = frozenset(listed_images(root.folder, category, "train"))
             path = captions_file(root.folder, category, "train", captions)
-            rows = fashioniq_rows(path, pool)
+            file = JsonArray(path)
+            rows = fashioniq_rows(file, pool)
             if not rows:
                 raise UserError(f"{path} holds no pair; give at least one")
             self.pools.append(pool)
-            self.files.append(JsonArray(path))
+            self.files.append(file)
             images = (self._image(name, category) for row in rows for name in row.images)
             named |= dict.fromkeys(images)
         self.images = list(named)

@@ -93,6 +93,7 @@ class FolderData(RetrievalData):
         self.train_record = RECORDS[records]
         self.partial = PartialDialogue(separator, caption_dropout)
         self._dataset: FolderRecords | None = None
+        self._images: list[FileImage] = []
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -102,7 +103,8 @@ class FolderData(RetrievalData):
 
     def train_images(self) -> list[FileImage]:
         """Every image that a training record can name."""
-        return self.train_dataset().check()
+        self.train_dataset()
+        return self._images
 
     def train_dataset(self) -> FolderRecords:
         if self._dataset is None:
@@ -110,9 +112,9 @@ class FolderData(RetrievalData):
             dataset = FolderRecords(
                 folders, self.split, self.records, seed=self.seed, partial=self.partial
             )
-            images = dataset.check()
+            self._images = dataset.check()
             if self.on_error == "raise" and self.records != "texts":
-                check_files(images)
+                check_files(self._images)
             self._dataset = dataset
         return self._dataset
 

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 from typing import Literal
 
 import numpy as np
 from tqdm import tqdm
 
 from cirlab.benchmarks.base import Benchmark
-from cirlab.benchmarks.captions import captions_in
-from cirlab.benchmarks.official import DataRoot
+from cirlab.benchmarks.captions import TEMPLATES, CaptionTemplate, captions_in
 from cirlab.errors import UserError
 from cirlab.reading.json_files import JsonArray
 from cirlab.reading.jsonl import Row
+from cirlab.reading.official import DataRoot, check_choice
 from cirlab.reading.packed import PackedTexts
 from cirlab.records import FileImage, Pair, SampleKey
 from datamodules.base import RetrievalData
@@ -43,6 +42,8 @@ class KarpathyData(RetrievalData):
         annotations: JSON file below it, or several whose records are joined.
         images: path of an image below the root; {path} is what the annotations say, {file} its
             last part.
+        caption_template: what a model reads of a caption: "as_is", or "blip": lower case, without
+            punctuation, at most 30 words, as BLIP's loaders make it.
         group: one sample for each image with all its captions, of which a method draws one; false
             takes each record of a file as a sample, as BLIP does.
         num_workers: loader processes per training process; 0 loads in the process itself.
@@ -50,6 +51,9 @@ class KarpathyData(RetrievalData):
         seed: of the order of samples.
         on_error: a missing or broken image ends the run (raise) or is left out, counted and
             named (skip).
+
+    Raises:
+        UserError: there is no such template.
     """
 
     train_record = Pair
@@ -61,8 +65,9 @@ class KarpathyData(RetrievalData):
         eval_batch_size: int,
         annotations: str | list[str] = "coco_karpathy_train.json",
         images: str = "{path}",
+        caption_template: CaptionTemplate = "as_is",
         group: bool = False,
-        num_workers: int = 4,
+        num_workers: int = 2,
         benchmarks: list[Benchmark] | None = None,
         seed: int = 0,
         on_error: Literal["raise", "skip"] = "raise",
@@ -70,9 +75,11 @@ class KarpathyData(RetrievalData):
         super().__init__(
             batch_size, eval_batch_size, num_workers, benchmarks, seed, on_error=on_error
         )
+        check_choice("caption_template", caption_template, tuple(TEMPLATES))
         self.root = root
         self.annotations = [annotations] if isinstance(annotations, str) else list(annotations)
         self.images = images
+        self.caption_template = caption_template
         self.group = group
         self._dataset: KarpathyPairs | None = None
 
@@ -90,7 +97,9 @@ class KarpathyData(RetrievalData):
     def train_dataset(self) -> KarpathyPairs:
         if self._dataset is None:
             data = DataRoot(self.root, self.images, fields=("path", "file"))
-            dataset = KarpathyPairs(data, self.annotations, group=self.group)
+            dataset = KarpathyPairs(
+                data, self.annotations, group=self.group, caption_template=self.caption_template
+            )
             if self.on_error == "raise":
                 check_files(dataset.images())
             self._dataset = dataset
@@ -104,6 +113,7 @@ class KarpathyPairs:
         data: where images lie.
         annotations: JSON files below that folder.
         group: one pair for each image, in the order of their first records.
+        caption_template: what a model reads of a caption.
 
     Attributes:
         names: the different images' paths, in this order.
@@ -112,8 +122,16 @@ class KarpathyPairs:
         UserError: a file is missing, no list, or has a malformed record; or there is no record.
     """
 
-    def __init__(self, data: DataRoot, annotations: Sequence[str], *, group: bool) -> None:
+    def __init__(
+        self,
+        data: DataRoot,
+        annotations: Sequence[str],
+        *,
+        group: bool,
+        caption_template: CaptionTemplate,
+    ) -> None:
         self.data = data
+        self.caption_template = caption_template
         self.files = [JsonArray(data.folder / path) for path in annotations]
         self._ends = np.cumsum([len(file) for file in self.files], dtype=np.int64)
         if not self.files or not self._ends[-1]:
@@ -133,12 +151,13 @@ class KarpathyPairs:
     def __getitem__(self, key: SampleKey) -> Pair:
         start, end = self._bounds[key.index : key.index + 2]
         rows = [self._row(number) for number in self._order[start:end].tolist()]
-        captions = tuple(text for row in rows for text in captions_in(row))
-        return Pair(image=self._image(rows[0].text("image")), captions=captions)
+        template = TEMPLATES[self.caption_template]
+        captions = tuple(template.text(text) for row in rows for text in captions_in(row))
+        return Pair(image=self.data.image_at(rows[0].text("image")), captions=captions)
 
     def images(self) -> list[FileImage]:
         """Every image once."""
-        return [self._image(name) for name in self.names]
+        return [self.data.image_at(name) for name in self.names]
 
     def _read(self) -> tuple[PackedTexts, np.ndarray]:
         """The different images' names; for every record, which is its own. Shape (records,)."""
@@ -155,6 +174,3 @@ class KarpathyPairs:
         which = int(np.searchsorted(self._ends, number, side="right"))
         file = self.files[which]
         return file[number - int(self._ends[which]) + len(file)]
-
-    def _image(self, name: str) -> FileImage:
-        return self.data.image(name, path=name, file=PurePosixPath(name).name)

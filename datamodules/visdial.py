@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from cirlab.benchmarks.base import Benchmark
-from cirlab.errors import UserError
+from cirlab.reading.files import data_folder
 from cirlab.reading.visdial import VisDial
 from datamodules.dialogues import DialogueData, DialogueKind
 
@@ -18,17 +17,18 @@ class VisDialData(DialogueData):
 
     Args:
         root: folder with the file and the folders of images.
-        records: "dialogues" gives whole ones. "pairs" gives the image and a partial dialogue as
-            its caption: the first rounds, their number uniform from 0 to all, drawn anew each
+        records: "dialogues" gives whole ones. "partial_dialogues" gives pairs of the image and, as
+            its caption, the first rounds, their number uniform from 0 to all, drawn anew each
             epoch.
         batch_size: training samples per batch and process.
         eval_batch_size: gallery images or queries per batch and process.
         num_workers: loader processes per training process; 0 loads in the process itself.
         benchmarks: what validation and test evaluate; null trains without evaluation.
-        seed: of the order of samples and of what pairs show.
+        seed: of the order of samples and of what partial dialogues show.
         split: train, or val about images of its own.
-        separator: of pairs, stands between the texts of a dialogue.
-        caption_dropout: of pairs, the share of those with at least one round that lack the caption.
+        separator: of partial dialogues, stands between the texts of a dialogue.
+        caption_dropout: of partial dialogues, the share of those with at least one round that lack
+            the caption.
         on_error: a missing or broken image ends the run (raise) or is left out, counted and
             named (skip).
     """
@@ -39,7 +39,7 @@ class VisDialData(DialogueData):
         records: DialogueKind,
         batch_size: int,
         eval_batch_size: int,
-        num_workers: int = 4,
+        num_workers: int = 2,
         benchmarks: list[Benchmark] | None = None,
         seed: int = 0,
         split: Literal["train", "val"] = "train",
@@ -62,6 +62,4 @@ class VisDialData(DialogueData):
         self.split = split
 
     def _dialogues(self) -> VisDial:
-        if not self.root.strip():
-            raise UserError("data.init_args.root is empty; give the folder with VisDial's files")
-        return VisDial(Path(self.root), self.split)
+        return VisDial(data_folder(self.root), self.split)

@@ -92,6 +92,8 @@ class Benchmark(ABC):
     #: Tag over whose values metrics are averaged as well, as `macro_<metric>`.
     average_over: ClassVar[str | None] = None
     exclusion: str = "none"
+    #: Whose server scores the rankings, "cirr" or "circo"; None where answers are public.
+    submission: str | None = None
     #: Length of the rankings that a submission needs.
     list_size: int = 0
     #: How many of each query's best items a method's second stage puts in order again; None: none.

@@ -8,15 +8,13 @@ cumulative Hits@10; the cut-off that it takes as an argument is not used. DAR's 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from cirlab.benchmarks.dialogue import DialogueRules, History
-from cirlab.benchmarks.official import DataRoot, check_size
 from cirlab.dialogue.files import dialogue_of, dialogue_path, read_dialogues
-from cirlab.errors import UserError
-from cirlab.reading.json_files import read_texts
+from cirlab.reading.json_files import read_names
+from cirlab.reading.official import DataRoot, check_size
 from cirlab.records import Query
 
 #: Counted in the files of levymsn/ChatIR.
@@ -34,7 +32,8 @@ class ChatIR(DialogueRules):
         root: folder with `dialogues/`, `ChatIR_Protocol/` and the images.
         dialogues: name of a file in `dialogues/` without ".json": VisDial_v1.0_queries_val (people
             ask and answer), Human_BLIP2, ChatGPT_BLIP2, Unanswered_ChatGPT_BLIP2 or
-            FLAN_ALPACA_XXL_BLIP2; or the path of another .json file in this format, as DAR's.
+            FLAN_ALPACA_XXL_BLIP2; or the path of another .json file in this format, as DAR's,
+            below root or absolute.
         name: of the results; null makes it from `dialogues`.
         corpus: the search space, a JSON list of image paths, below root.
         separator: stands between the texts of a dialogue that a query joins.
@@ -73,9 +72,7 @@ class ChatIR(DialogueRules):
     def setup(self) -> None:
         data = self._data
         names = self._search_space(data.folder / self.corpus)
-        self.gallery = [
-            data.image(name, path=name, file=PurePosixPath(name).name) for name in names
-        ]
+        self.gallery = [data.image_at(name) for name in names]
         path = dialogue_path(data.folder, self.dialogues)
         self.queries = list(self._queries(path, {name: name for name in names}))
 
@@ -84,12 +81,9 @@ class ChatIR(DialogueRules):
         return DataRoot(self.root, self.images, fields=("path", "file"))
 
     def _search_space(self, path: Path) -> list[str]:
-        names = read_texts(path)
+        names = read_names(path)
         if self.official:
             check_size("images of the search space", len(names), SEARCH_SPACE, path)
-        if len(set(names)) < len(names):
-            twice = next(name for name, count in Counter(names).items() if count > 1)
-            raise UserError(f"{path} names {twice!r} twice; remove one of them")
         return names
 
     def _queries(self, path: Path, pool: Mapping[str, str]) -> Iterator[Query]:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from cirlab.benchmarks.base import Benchmark, Protocol, QueryKind, TargetRanks
-from cirlab.benchmarks.official import DataRoot, check_size
+from cirlab.benchmarks.base import Benchmark, QueryKind, TargetRanks
+from cirlab.benchmarks.servers import LIST_SIZE
 from cirlab.errors import UserError
 from cirlab.metrics import mean_average_precisions, recalls
 from cirlab.reading.json_files import JsonArray
-from cirlab.reading.jsonl import Row
+from cirlab.reading.jsonl import Row, unique
+from cirlab.reading.official import DataRoot, check_choice, check_size
 from cirlab.records import FileImage, Query
 
 Split = Literal["val", "test"]
@@ -25,8 +25,6 @@ Split = Literal["val", "test"]
 CUTOFFS = (5, 10, 25, 50)
 #: Queries of each split, counted in its file. The size of the pool could not be verified.
 QUERIES: Mapping[Split, int] = {"val": 220, "test": 800}
-#: Images that the server wants of each query (README, "Submission format").
-LIST_SIZE = 50
 #: The pool, below the data folder.
 IMAGE_INFO = "COCO2017_unlabeled/annotations/image_info_unlabeled2017.json"
 
@@ -68,7 +66,8 @@ class CIRCO(CIRCORules):
         official: refuse a number of queries that is not the published one.
 
     Raises:
-        UserError: `query` is neither a named template nor one of your own.
+        UserError: there is no such split, or `query` is neither a named template nor one of your
+            own.
     """
 
     def __init__(
@@ -81,11 +80,13 @@ class CIRCO(CIRCORules):
         images: str = "COCO2017_unlabeled/unlabeled2017/{id:012d}.jpg",
         official: bool = True,
     ) -> None:
+        check_choice("split of CIRCO", split, tuple(QUERIES))
         self.root = root
         self.split = split
         self.name = f"circo_{split}" if name is None else name
         self.query = query
         self.exclude_reference = exclude_reference
+        self.exclusion = "the reference image" if exclude_reference else "none"
         self.images = images
         self.official = official
         self.answered = split != "test"
@@ -97,10 +98,6 @@ class CIRCO(CIRCORules):
     @property
     def gallery_id(self) -> str:
         return self._data().identity("circo")
-
-    def protocol(self) -> Protocol:
-        rule = "the reference, by id" if self.exclude_reference else "none"
-        return replace(super().protocol(), exclusion=rule)
 
     def setup(self) -> None:
         data = self._data()
@@ -116,16 +113,8 @@ class CIRCO(CIRCORules):
         rows = JsonArray(path)
         if self.official:
             check_size(f"queries of CIRCO's {self.split}", len(rows), QUERIES[self.split], path)
-        seen: dict[str, Row] = {}
-        for row in rows:
-            query = self._query(row, pool)
-            if query.id in seen:
-                raise row.error(
-                    f"the id {query.id} stands already in {seen[query.id].where}; get the file "
-                    "again"
-                )
-            seen[query.id] = row
-            yield query
+        for row in unique(rows, lambda row: f"the id {row.number('id')}", "get the file again"):
+            yield self._query(row, pool)
 
     def _query(self, row: Row, pool: Mapping[str, FileImage]) -> Query:
         reference = _in_pool(row, "reference_img_id", row.number("reference_img_id"), pool)
@@ -149,12 +138,9 @@ class CIRCO(CIRCORules):
 
 def _pool(data: DataRoot) -> Iterator[FileImage]:
     path = data.folder / IMAGE_INFO
-    seen: set[int] = set()
-    for row in JsonArray(path, at=("images",)):
+    rows = JsonArray(path, at=("images",))
+    for row in unique(rows, lambda row: f"the image {row.number('id')}", "get the file again"):
         number = row.number("id")
-        if number in seen:
-            raise row.error(f"the image {number} is listed twice; get the file again")
-        seen.add(number)
         yield data.image(_file_name(number), id=number)
 
 

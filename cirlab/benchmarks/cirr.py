@@ -13,19 +13,17 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 from cirlab.benchmarks.base import Benchmark, TargetRanks
-from cirlab.benchmarks.official import DataRoot, check_size, tell_size
+from cirlab.benchmarks.servers import CIRR_VERSION as VERSION
+from cirlab.benchmarks.servers import LIST_SIZE
 from cirlab.errors import UserError
 from cirlab.metrics import recalls
 from cirlab.reading.json_files import JsonArray, read_text_mapping
-from cirlab.reading.jsonl import Row
+from cirlab.reading.jsonl import Row, unique
+from cirlab.reading.official import DataRoot, check_choice, check_size, tell_size
 from cirlab.records import FileImage, Query
 
-#: Version of the annotations.
-VERSION = "rc2"
 #: Look-alikes of a query, its reference and target among them.
 SET_SIZE = 6
-#: What the server wants of each query.
-LIST_SIZE = 50
 #: The number that many papers sort by: (R@5 + R_subset@1) / 2.
 HEADLINE = "mean_of_recall_at_5_and_subset_recall_at_1"
 
@@ -39,7 +37,11 @@ class Published(NamedTuple):
 
 #: Counted in the files of branch cirr_dataset of https://github.com/Cuberick-Orion/CIRR, whose
 #: README corrects the paper's 4,184 queries of val.
-PUBLISHED = {"val": Published(4181, 2297), "test1": Published(4148, 2315)}
+PUBLISHED = {
+    "val": Published(4181, 2297),
+    "test1": Published(4148, 2315),
+    "train": Published(28_225, 16_939),
+}
 
 
 class CIRRRules(Benchmark):
@@ -47,8 +49,6 @@ class CIRRRules(Benchmark):
 
     kind = "composed"
     exclusion = "the reference image"
-    #: Whose server scores rankings (`cirlab.retrieval.submission`); None where answers are public.
-    submission: str | None = None
 
     def score(self, ranks: TargetRanks, queries: Sequence[Query]) -> dict[str, float]:
         """Recall@1/5/10/50, recall@1/2/3 in the subset, and CIRR's mean of two of them."""
@@ -73,12 +73,15 @@ class CIRR(CIRRRules):
         split: val, or test1, whose answers the server keeps; `callbacks.Submission` writes what
             it takes.
         name: in the results; null: cirr_<split>, with `captions` cirr_<split>_refined.
-        images: path of an image below root; {path} is that of the split's list, {name} CIRR's
-            name without suffix, {split} val or test1.
+        images: path of an image below root; {path} is that of the split's list, {file} its
+            last part, {name} CIRR's name without suffix, {split} val or test1.
         captions: another file of queries in the same format, below root or absolute; null: the
             official one.
         official: refuse a pool or, without `captions`, a number of queries that is not the
             published one; false accepts any.
+
+    Raises:
+        UserError: there is no such split to evaluate.
     """
 
     def __init__(
@@ -90,10 +93,7 @@ class CIRR(CIRRRules):
         captions: str | None = None,
         official: bool = True,
     ) -> None:
-        if split not in PUBLISHED:
-            raise UserError(
-                f"CIRR has no split {split!r} to evaluate; use {' or '.join(PUBLISHED)}"
-            )
+        check_choice("split of CIRR", split, ("val", "test1"))
         self.root = root
         self.split = split
         self.name = name or f"cirr_{split}{'' if captions is None else '_refined'}"
@@ -117,7 +117,7 @@ class CIRR(CIRRRules):
         images = self._images
         pool = images.pool()
         path = images.folder.folder / (self.captions or captions_file(self.split))
-        rows = list(cirr_rows(path, pool, answered=self.answered))
+        rows = list(cirr_rows(JsonArray(path), pool, answered=self.answered))
         self._check(images.list_file, len(pool), path, rows)
         self.gallery = list(pool.values())
         self.queries = [self._query(row, pool) for row in rows]
@@ -156,7 +156,7 @@ class CIRRImages:
     """
 
     def __init__(self, root: str, images: str, split: str) -> None:
-        self.folder = DataRoot(root, images, fields=("name", "path", "split"))
+        self.folder = DataRoot(root, images, fields=("name", "path", "file", "split"))
         self.split = split
         self.list_file = self.folder.folder / "image_splits" / f"split.{VERSION}.{split}.json"
 
@@ -166,12 +166,11 @@ class CIRRImages:
         Raises:
             UserError: the split's list is missing, cut off or malformed.
         """
-        return {
-            name: self.folder.image(
-                name, name=name, path=str(PurePosixPath(path)), split=self.split
-            )
-            for name, path in read_text_mapping(self.list_file).items()
-        }
+        listed = read_text_mapping(self.list_file)
+        return {name: self._image(name, PurePosixPath(path)) for name, path in listed.items()}
+
+    def _image(self, name: str, path: PurePosixPath) -> FileImage:
+        return self.folder.image(name, name=name, path=str(path), file=path.name, split=self.split)
 
 
 @dataclass(frozen=True)
@@ -198,26 +197,19 @@ def captions_file(split: str) -> str:
     return f"captions/cap.{VERSION}.{split}.json"
 
 
-def cirr_rows(path: Path, pool: Container[str], *, answered: bool) -> Iterator[CIRRRow]:
+def cirr_rows(rows: JsonArray, pool: Container[str], *, answered: bool) -> Iterator[CIRRRow]:
     """All queries of a captions file.
 
     Args:
-        path: the file.
+        rows: the file.
         pool: names of the split's images.
         answered: whether the file holds targets.
 
     Raises:
-        UserError: the file or a query is malformed, or a query contradicts pool or image set.
+        UserError: a query is malformed, or contradicts pool or image set.
     """
-    seen: dict[str, str] = {}
-    for row in JsonArray(path):
-        parsed = cirr_row(row, pool, answered=answered)
-        if parsed.id in seen:
-            raise row.error(
-                f"the pairid {parsed.id} stands already in {seen[parsed.id]}; remove one of them"
-            )
-        seen[parsed.id] = row.where
-        yield parsed
+    for row in unique(rows, lambda row: f"the pairid {row.text('pairid')}", "remove one of them"):
+        yield cirr_row(row, pool, answered=answered)
 
 
 def cirr_row(row: Row, pool: Container[str], *, answered: bool) -> CIRRRow:
@@ -244,19 +236,14 @@ def _caption(row: Row) -> str:
 
 
 def _members(row: Row) -> tuple[str, ...]:
-    found = row.get("img_set")
-    if not isinstance(found, dict):
-        raise row.error(f"the field 'img_set' is {found!r}, but must be an object with 'members'")
-    members = Row(found, f"{row.where}, img_set").texts("members")
+    members = row.object("img_set").texts("members")
     if len(set(members)) < len(members):
         raise row.error(f"img_set names an image twice in {', '.join(members)}; correct it")
     return members
 
 
 def _also_correct(row: Row, but: tuple[str | None, ...]) -> tuple[str, ...]:
-    soft = row.get("target_soft") or {}
-    if not isinstance(soft, dict):
-        raise row.error(f"the field 'target_soft' is {soft!r}, but must be an object of scores")
+    soft = row.object("target_soft") if row.get("target_soft") else {}
     return tuple(name for name, score in soft.items() if score == 1 and name not in but)
 
 

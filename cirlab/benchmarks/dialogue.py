@@ -14,13 +14,12 @@ what a text encoder of limited length cuts off.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import ClassVar, Literal
 
 import torch
 
-from cirlab.benchmarks.base import Benchmark, Protocol, QueryKind, TargetRanks
+from cirlab.benchmarks.base import Benchmark, QueryKind, TargetRanks
 from cirlab.errors import UserError
 from cirlab.metrics import (
     best_log_rank_integral,
@@ -65,11 +64,8 @@ class DialogueRules(Benchmark):
         self.separator = separator
         self.history = history
         self.hits_at = hits_at
-
-    def protocol(self) -> Protocol:
-        joined = self.separator.join(("{round 0}", "{round 1}", "..", "{round t}"))
-        template = joined if self.history == "concat" else "{round t} alone"
-        return replace(super().protocol(), query_template=template)
+        joined = separator.join(("{round 0}", "{round 1}", "..", "{round t}"))
+        self.query_template = joined if history == "concat" else "{round t} alone"
 
     def dialogue(self, name: str, texts: Sequence[str], targets: tuple[str, ...]) -> list[Query]:
         """The queries of one dialogue, `<name>#0` and on.

@@ -9,19 +9,19 @@ alone removes the reference.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from cirlab.benchmarks.base import Benchmark, TargetRanks
-from cirlab.benchmarks.official import DataRoot, check_size, tell_size
+from cirlab.benchmarks.captions import blip_text
 from cirlab.errors import UserError
 from cirlab.metrics import recalls
 from cirlab.reading.files import missing_files
-from cirlab.reading.json_files import JsonArray, read_texts
-from cirlab.reading.jsonl import Row
+from cirlab.reading.json_files import JsonArray, read_names
+from cirlab.reading.jsonl import Row, unique
+from cirlab.reading.official import DataRoot, check_choice, check_size, tell_size
 from cirlab.records import FileImage, Query
 
 log = logging.getLogger(__name__)
@@ -34,8 +34,6 @@ CATEGORIES: tuple[Category, ...] = get_args(Category)
 #: Official files below the root.
 CAPTIONS = "captions/cap.{category}.{split}.json"
 LIST = "image_splits/split.{category}.{split}.json"
-#: Words that CoVR keeps of a text.
-_COVR_WORDS = 30
 
 
 class Published(NamedTuple):
@@ -127,9 +125,9 @@ class FashionIQ(FashionIQRules):
         captions: str | None = None,
         official: bool = True,
     ) -> None:
-        check_choice("pool", pool, get_args(Pool))
-        check_choice("category", category, (*CATEGORIES, None))
-        check_choice("caption_template", caption_template, tuple(TEMPLATES))
+        check_choice("pool of Fashion-IQ", pool, get_args(Pool))
+        check_choice("category of Fashion-IQ", category, (*CATEGORIES, None))
+        check_choice("caption_template of Fashion-IQ", caption_template, tuple(TEMPLATES))
         if split == "test":
             raise UserError("the targets of Fashion-IQ's test split are not public; use split: val")
         self.root = root
@@ -191,10 +189,12 @@ class FashionIQ(FashionIQRules):
         names = frozenset(listed)
         official = captions_file(root, category, self.split)
         path = captions_file(root, category, self.split, self.captions)
-        rows = fashioniq_rows(path, names)
+        rows = fashioniq_rows(JsonArray(path), names)
         pool = tuple(listed)
         if self.pool == "union":
-            asked = rows if self.captions is None else fashioniq_rows(official, names)
+            asked = rows
+            if self.captions is not None:
+                asked = fashioniq_rows(JsonArray(official), names)
             pool = tuple(dict.fromkeys(name for row in asked for name in row.images))
             _check_within(rows, frozenset(pool), official)
         self._check_sizes(root, category, path, Published(len(rows), len(listed), len(pool)))
@@ -204,18 +204,14 @@ class FashionIQ(FashionIQRules):
         published = PUBLISHED.get((self.split, category))
         if published is None:
             return
-        of = f"Fashion-IQ's {category} {self.split}"
         if self.captions is not None:
             tell_size("queries", found.queries, published.queries, path)
         if not self.official:
             return
-        list_file = root / _filled(LIST, category, self.split)
-        check_size(f"images of {of}", found.images, published.images, list_file)
-        if self.captions is None:
-            check_size(f"queries of {of}", found.queries, published.queries, path)
+        check_published(root, category, self.split, found, own_queries=self.captions is not None)
         if self.pool == "union":
             official = captions_file(root, category, self.split)
-            what = f"references and targets of {of}"
+            what = f"references and targets of Fashion-IQ's {category} {self.split}"
             check_size(what, found.union, published.union, official)
 
     def _query(
@@ -277,36 +273,25 @@ def listed_images(root: Path, category: str, split: str) -> list[str]:
     Raises:
         UserError: the list is missing, cut off, malformed, or names an image twice.
     """
-    path = root / _filled(LIST, category, split)
-    names = read_texts(path)
-    if len(set(names)) < len(names):
-        twice = next(name for i, name in enumerate(names) if name in names[:i])
-        raise UserError(f"{path} names {twice} twice; get the official file")
-    return names
+    return read_names(root / _filled(LIST, category, split))
 
 
-def fashioniq_rows(path: Path, pool: Container[str]) -> list[FashionIQRow]:
+def fashioniq_rows(rows: JsonArray, pool: Container[str]) -> list[FashionIQRow]:
     """All queries of a captions file.
 
     Args:
-        path: the file.
+        rows: the file.
         pool: the images of the category's split.
 
     Raises:
-        UserError: the file or a query is malformed, or a query contradicts the pool.
+        UserError: a query is malformed, or contradicts the pool.
     """
-    seen: dict[tuple[str, str], str] = {}
-    rows = []
-    for row in JsonArray(path):
-        parsed = fashioniq_row(row, pool)
-        if parsed.images in seen:
-            raise row.error(
-                f"candidate {parsed.reference} and target {parsed.target} stand already in "
-                f"{seen[parsed.images]}; remove one of them"
-            )
-        seen[parsed.images] = row.where
-        rows.append(parsed)
-    return rows
+    return [fashioniq_row(row, pool) for row in unique(rows, _pair, "remove one of them")]
+
+
+def _pair(row: Row) -> str:
+    candidate, target = row.text("candidate"), row.text("target")
+    return f"the pair of candidate {candidate} and target {target}"
 
 
 def fashioniq_row(row: Row, pool: Container[str]) -> FashionIQRow:
@@ -327,11 +312,26 @@ def _captions(row: Row) -> tuple[str, ...]:
     found = row.get("captions")
     texts = found if isinstance(found, list) else []
     if not all(isinstance(text, str) for text in texts) or not any(map(str.strip, texts)):
-        raise row.error(
-            f"the field 'captions' is {found!r}, but must be a list of texts of which one is not "
-            "empty; Fashion-IQ's have two"
-        )
+        wanted = "a list of texts of which one is not empty; Fashion-IQ's have two"
+        raise row.wrong("captions", wanted)
     return tuple(text.strip() for text in texts if text.strip())
+
+
+def check_published(
+    root: Path, category: Category, split: str, found: Published, *, own_queries: bool
+) -> None:
+    """Refuse a list of images or, but for queries of one's own, a number of queries.
+
+    Raises:
+        UserError: it is not the published one.
+    """
+    published = PUBLISHED[split, category]
+    of = f"Fashion-IQ's {category} {split}"
+    list_file = root / _filled(LIST, category, split)
+    check_size(f"images of {of}", found.images, published.images, list_file)
+    if not own_queries:
+        path = captions_file(root, category, split)
+        check_size(f"queries of {of}", found.queries, published.queries, path)
 
 
 def _check_within(rows: Sequence[FashionIQRow], pool: Container[str], official: Path) -> None:
@@ -351,17 +351,6 @@ def _filled(template: str, category: str, split: str) -> str:
 def _name(pool: str, category: str | None, split: str, refined: bool) -> str:
     parts = ["fashioniq", pool, category, None if split == "val" else split]
     return "_".join([*filter(None, parts), *(["refined"] if refined else [])])
-
-
-def check_choice(argument: str, value: object, choices: Sequence[object]) -> None:
-    """Refuse what is none of the choices.
-
-    Raises:
-        UserError: it names them.
-    """
-    if value not in choices:
-        told = ", ".join("null" if choice is None else str(choice) for choice in choices)
-        raise UserError(f"{argument} of Fashion-IQ is {value!r}; use one of: {told}")
 
 
 def check_captions(template: str | None, categories: Sequence[str]) -> None:
@@ -408,8 +397,7 @@ def _searle(captions: Sequence[str]) -> str:
 
 
 def _covr(captions: Sequence[str]) -> str:
-    words = re.sub(r"""[.!"()*#:;~]""", " ", " and ".join(captions).lower()).split()
-    return " ".join(words[:_COVR_WORDS])
+    return blip_text(" and ".join(captions))
 
 
 def _bare(captions: Sequence[str]) -> list[str]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import ClassVar, Literal
 
-from cirlab.benchmarks.base import Benchmark, Protocol, QueryKind, TargetRanks
+from cirlab.benchmarks.base import Benchmark, QueryKind, TargetRanks
 from cirlab.benchmarks.captions import captions_of, image_query
 from cirlab.metrics import mean_average_precisions, recalls
 from cirlab.reading.folder import ComposedRow, FacetRow, Folder, composed_row
-from cirlab.reading.jsonl import Row
+from cirlab.reading.jsonl import Row, unique
 from cirlab.records import Pair, Query
+
+#: What files may exclude from a query's ranking, as the protocol says it.
+EXCLUDED = "the query's own list"
 
 
 class FolderBenchmark(Benchmark):
@@ -48,15 +50,7 @@ def distinct(rows: Iterable[Row]) -> Iterator[Row]:
     Raises:
         UserError: two have the same id.
     """
-    seen: dict[str, str] = {}
-    for row in rows:
-        name = row.text("id")
-        if name in seen:
-            raise row.error(
-                f"the id {name!r} stands already in {seen[name]}; give each query its own"
-            )
-        seen[name] = row.where
-        yield row
+    return unique(rows, lambda row: f"the id {row.text('id')!r}", "give each query its own")
 
 
 def check_paths(who: str, field: str, paths: Sequence[str], row: Row, pool: frozenset[str]) -> None:
@@ -125,11 +119,8 @@ class FolderComposed(FolderBenchmark):
         super().__init__(root, split, name)
         self.exclude_reference = exclude_reference
         self.file = file
-
-    def protocol(self) -> Protocol:
-        rule = "the query's own list, by id"
-        rule = f"the reference and {rule}" if self.exclude_reference else rule
-        return replace(super().protocol(), exclusion=rule)
+        reference = "the reference image and " if exclude_reference else ""
+        self.exclusion = f"{reference}{EXCLUDED}"
 
     def score(self, ranks: TargetRanks, queries: Sequence[Query]) -> dict[str, float]:
         """Recall@1/5/10/50 of any target, and mAP@5/10 over all of them.

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from cirlab.benchmarks.base import QueryKind, TargetRanks
-from cirlab.benchmarks.folder import FolderBenchmark, check_pool, distinct
+from cirlab.benchmarks.folder import EXCLUDED, FolderBenchmark, check_pool, distinct
 from cirlab.metrics import mean_average_precisions, recalls
 from cirlab.reading.folder import Folder, facet_row
 from cirlab.records import Query
@@ -32,7 +32,7 @@ class FolderFacets(FolderBenchmark):
     kind: ClassVar[QueryKind] = "text"
     breakdowns: ClassVar[tuple[str, ...]] = ("facet",)
     average_over: ClassVar[str | None] = "facet"
-    exclusion = "the query's own list, by id"
+    exclusion = EXCLUDED
 
     def score(self, ranks: TargetRanks, queries: Sequence[Query]) -> dict[str, float]:
         """Recall@1/5/10 of any target, and mAP@10 over all of them.

@@ -13,11 +13,11 @@ from typing import ClassVar, Literal
 import PIL.Image
 
 from cirlab.benchmarks.base import Benchmark, QueryKind, TargetRanks
-from cirlab.benchmarks.official import DataRoot, check_size
 from cirlab.errors import UserError
 from cirlab.metrics import recalls
 from cirlab.reading.json_files import JsonArray
 from cirlab.reading.jsonl import Row
+from cirlab.reading.official import DataRoot, check_choice, check_size
 from cirlab.records import FileImage, Query
 
 Task = Literal["focus_attribute", "change_attribute", "focus_object", "change_object"]
@@ -58,6 +58,9 @@ class GeneCIS(GeneCISRules):
         images_coco: path of an image of COCO 2017 Val below root; {id} is COCO's number.
         images_visual_genome: path of an image of Visual Genome below root; {id} is its number.
         official: refuse a number of queries or candidates that is not the published one.
+
+    Raises:
+        UserError: there is no such task.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class GeneCIS(GeneCISRules):
         images_visual_genome: str = "VG_100K/{id}.jpg",
         official: bool = True,
     ) -> None:
+        check_choice("task of GeneCIS", task, (*TASKS, None))
         self.root = root
         self.task = task
         self.name = name or (f"genecis_{task}" if task else "genecis")
@@ -211,7 +215,4 @@ def _box(row: Row) -> tuple[float, float, float, float]:
             if width > 0 and height > 0:
                 left, top, width, height = row["instance_bbox"]
                 return left, top, width, height
-    raise row.error(
-        f"the field 'instance_bbox' is {row.get('instance_bbox')!r}, but must be left, top, width "
-        "and height in pixels"
-    )
+    raise row.wrong("instance_bbox", "left, top, width and height in pixels")

@@ -9,15 +9,16 @@ makes an id by `str.strip(".jpg")`, which also strips letters of the name.)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import ClassVar
 
 from cirlab.benchmarks.base import Benchmark, TargetRanks
-from cirlab.benchmarks.captions import captions_of, image_query
-from cirlab.benchmarks.official import DataRoot, check_size
+from cirlab.benchmarks.captions import TEMPLATES, CaptionTemplate, captions_of, image_query
 from cirlab.errors import UserError
 from cirlab.metrics import mean_rank, recalls
 from cirlab.reading.json_files import JsonArray
+from cirlab.reading.jsonl import unique
+from cirlab.reading.official import DataRoot, check_choice, check_size
 from cirlab.records import Pair, Query
 
 #: Images by file: COCO's val and test have 5,000 each (arXiv 1412.2306, section 4). Flickr30k's
@@ -56,9 +57,11 @@ class _Karpathy(Benchmark):
         annotations: str = "coco_karpathy_test.json",
         name: str | None = None,
         images: str = "{path}",
+        caption_template: CaptionTemplate = "as_is",
         rerank_depth: int | None = None,
         official: bool = True,
     ) -> None:
+        check_choice("caption_template", caption_template, tuple(TEMPLATES))
         if rerank_depth is not None and rerank_depth < 1:
             raise UserError(
                 f"rerank_depth is {rerank_depth}; give a number from 1, or null for no second stage"
@@ -67,6 +70,8 @@ class _Karpathy(Benchmark):
         self.annotations = annotations
         self.name = name or f"{Path(annotations).stem}_{self.direction}"
         self.images = images
+        self.caption_template = caption_template
+        self.query_template = TEMPLATES[caption_template].pattern
         self.rerank_depth = rerank_depth
         self.official = official
 
@@ -79,7 +84,7 @@ class _Karpathy(Benchmark):
         return DataRoot(self.root, self.images, fields=("path", "file"))
 
     def _pairs(self) -> list[Pair]:
-        """Every image with its captions.
+        """Every image with its captions, as a model reads them.
 
         Raises:
             UserError: the file is missing, malformed, names an image twice, or has another number
@@ -87,18 +92,19 @@ class _Karpathy(Benchmark):
         """
         data = self._data
         path = data.folder / self.annotations
-        first: dict[str, str] = {}
-        pairs: list[Pair] = []
-        for row in JsonArray(path):
-            name = row.text("image")
-            if name in first:
-                raise row.error(
-                    f"the image {name!r} stands already in {first[name]}; join their captions in "
-                    "one record"
-                )
-            first[name] = row.where
-            image = data.image(name, path=name, file=PurePosixPath(name).name)
-            pairs.append(Pair(image=image, captions=row.texts("caption")))
+        template = TEMPLATES[self.caption_template]
+        rows = unique(
+            JsonArray(path),
+            lambda row: f"the image {row.text('image')!r}",
+            "join their captions in one record",
+        )
+        pairs = [
+            Pair(
+                image=data.image_at(row.text("image")),
+                captions=tuple(map(template.text, row.texts("caption"))),
+            )
+            for row in rows
+        ]
         published = PUBLISHED_IMAGES.get(path.name) if self.official else None
         check_size("images", len(pairs), published, path)
         return pairs
@@ -113,12 +119,14 @@ class KarpathyTextToImage(_Karpathy, KarpathyTextToImageRules):
         name: of the results; null takes the file's name and "_text_to_image".
         images: path of an image below the root; {path} is what the annotations say, {file} its
             last part.
+        caption_template: what a model reads of a caption: "as_is", or "blip": lower case, without
+            punctuation, at most 30 words, as BLIP's loaders make it and its numbers need.
         rerank_depth: this many of each query's best images are put in order again by the
             method's second stage (BLIP: 256 for COCO, 128 for Flickr30k); null: no second stage.
         official: refuse files of COCO whose number of images is not the published one.
 
     Raises:
-        UserError: rerank_depth is below 1.
+        UserError: there is no such template, or rerank_depth is below 1.
     """
 
     direction = "text_to_image"
@@ -142,15 +150,22 @@ class KarpathyImageToText(_Karpathy, KarpathyImageToTextRules):
         name: of the results; null takes the file's name and "_image_to_text".
         images: path of an image below the root; {path} is what the annotations say, {file} its
             last part.
+        caption_template: what a model reads of a caption, here of the pool: "as_is", or "blip":
+            lower case, without punctuation, at most 30 words, as BLIP's loaders make it and its
+            numbers need.
         rerank_depth: this many of each query's best captions are put in order again by the
             method's second stage (BLIP: 256 for COCO, 128 for Flickr30k); null: no second stage.
         official: refuse files of COCO whose number of images is not the published one.
 
     Raises:
-        UserError: rerank_depth is below 1.
+        UserError: there is no such template, or rerank_depth is below 1.
     """
 
     direction = "image_to_text"
+
+    @property
+    def gallery_id(self) -> str:
+        return f"{super().gallery_id}-{self.caption_template}"
 
     def setup(self) -> None:
         pairs = self._pairs()

@@ -29,6 +29,7 @@ from cirlab.benchmarks.world_families import (
     ids_by_signature,
 )
 from cirlab.errors import UserError
+from cirlab.reading.official import check_choice
 from cirlab.records import Query
 from cirlab.world.image import SceneImage
 from cirlab.world.phrasing import modification
@@ -74,8 +75,8 @@ class WorldFashionIQ(FashionIQRules, WorldFamilies):
         name: str | None = None,
         image_size: int = 64,
     ) -> None:
-        check_choice("pool", pool, get_args(Pool))
-        check_choice("caption_template", caption_template, tuple(TEMPLATES))
+        check_choice("pool of WorldFashionIQ", pool, get_args(Pool))
+        check_choice("caption_template of WorldFashionIQ", caption_template, tuple(TEMPLATES))
         super().__init__(families, split, seed, name or f"world_fashioniq_{pool}", image_size)
         self.at_least(queries_per_category=queries_per_category)
         self.queries_per_category = queries_per_category

@@ -23,17 +23,17 @@ CHATIR_DIALOGUES = (
 
 
 def dialogue_path(root: Path, dialogues: str) -> Path:
-    """The file of some dialogues: by name in `root`/dialogues, or by its own path.
+    """The file of some dialogues: by name in `root`/dialogues, or by its path below root.
 
     Raises:
         UserError: there is no such file.
     """
     by_name = root / "dialogues" / f"{dialogues}.json"
-    path = Path(dialogues) if dialogues.endswith(".json") else by_name
+    path = root / dialogues if dialogues.endswith(".json") else by_name
     if not path.is_file():
         raise UserError(
             f"there are no dialogues {dialogues!r}: there is no file {path}; put it there, give "
-            f"the path of a .json file, or choose one of: {', '.join(CHATIR_DIALOGUES)}"
+            f"the path of a .json file below root, or choose one of: {', '.join(CHATIR_DIALOGUES)}"
         )
     return path
 

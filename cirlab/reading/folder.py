@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cirlab.errors import UserError
+from cirlab.reading.files import data_folder, read_text
 from cirlab.reading.jsonl import JsonLines, Row
 from cirlab.records import FileImage, Pair
 
@@ -79,14 +80,7 @@ class Folder:
     """
 
     def __init__(self, root: str, *, prefix: str = "") -> None:
-        if not root.strip():
-            raise UserError(
-                "the data root is empty; give a folder, e.g. by the environment variable that "
-                "the YAML names"
-            )
-        self.root = Path(root)
-        if not self.root.is_dir():
-            raise UserError(f"the data root {root} is not a folder; create it or correct the path")
+        self.root = data_folder(root)
         self.prefix = prefix
 
     @property
@@ -118,13 +112,13 @@ class Folder:
         """The paths of gallery.txt, in its order.
 
         Raises:
-            UserError: the file is missing or empty, or names an image twice.
+            UserError: the file is missing, empty or not UTF-8, or names an image twice.
         """
         path = self._split(split) / "gallery.txt"
         if not path.is_file():
             raise UserError(f"there is no gallery {path}; list one image path a line in it")
         line_of: dict[str, int] = {}
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(read_text(path).splitlines(), start=1):
             if not (name := line.strip()):
                 continue
             if name in line_of:

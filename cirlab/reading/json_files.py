@@ -7,6 +7,7 @@ is told by file and number.
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -18,35 +19,76 @@ from typing import Any, TypeVar, overload
 import numpy as np
 
 from cirlab.errors import UserError
-from cirlab.reading.jsonl import Row
+from cirlab.reading.files import check_utf8
+from cirlab.reading.jsonl import Row, shown
 
 T = TypeVar("T")
+Keys = tuple[str, ...]
 _DECODER = json.JSONDecoder()
-#: Bytes at the end of a document of which one must not be white space.
-_TAIL = 256
+
+
+class JsonDocument:
+    """Some arrays of a JSON document, whose bytes are read and passed once for all of them.
+
+    Args:
+        path: the file, UTF-8 with or without byte order mark.
+        arrays: of each, the keys that lead to it from the document's outermost object; none
+            where the document is the array.
+
+    Raises:
+        UserError: there is no such file, it is not whole, or holds no array there.
+    """
+
+    def __init__(self, path: Path, *arrays: Sequence[str]) -> None:
+        self.path = path
+        self.state = _state(path)
+        self._data = _bytes_of(path)
+        self._bounds = _whole(path, lambda: _arrays(self._data, [tuple(at) for at in arrays]))
+
+    def bounds(self, at: Sequence[str]) -> np.ndarray:
+        """First byte of every element of an array, and the one after its last. Shape (N, 2)."""
+        return self._bounds[tuple(at)]
+
+    def strings(self, at: Sequence[str]) -> list[str]:
+        """An array of strings, empty ones included.
+
+        Raises:
+            UserError: it holds something else.
+        """
+        bounds = self.bounds(at)
+        inside = self._data[bounds[0, 0] : bounds[-1, 1]] if len(bounds) else b""
+        found: list[Any] = json.loads(b"[%b]" % inside)
+        for number, value in enumerate(found, start=1):
+            if not isinstance(value, str):
+                raise UserError(
+                    f"{self.path}, {'.'.join(at)}, record {number}: {shown(value)} is not a "
+                    "string; get the file again"
+                )
+        return found
 
 
 class JsonArray(Sequence[Row]):
     """The objects of one array of a JSON document.
 
     Args:
-        path: the file, UTF-8. It must not change while it is in use.
+        path: the file, see `JsonDocument`. It must not change while it is in use.
         at: keys that lead from the document's outermost object to the array; none where the
             document is the array.
+        document: the file, if it was read already, with this array.
 
     Raises:
-        UserError: there is no such file, it is not whole, or holds no array there. Elements
-            that are no objects are found when they are read.
+        UserError: as `JsonDocument`. Elements that are no objects are found when they are read.
     """
 
-    def __init__(self, path: Path, *, at: Sequence[str] = ()) -> None:
+    def __init__(
+        self, path: Path, *, at: Sequence[str] = (), document: JsonDocument | None = None
+    ) -> None:
         self.path = path
         self.at = tuple(at)
         self._file: FileIO | None = None
-        # Found as positions of characters, of which latin-1 makes one from every byte.
-        text = _bytes_of(path).decode("latin-1")
-        bounds = _whole(path, lambda: list(_elements(text, _descend(text, at))))
-        self._bounds = np.array(bounds, dtype=np.int64).reshape(-1, 2)
+        document = document or JsonDocument(path, at)
+        self._bounds = document.bounds(at)
+        self._state = document.state
 
     def __len__(self) -> int:
         return len(self._bounds)
@@ -64,7 +106,8 @@ class JsonArray(Sequence[Row]):
         where = f"{self.path}, {'.'.join((*self.at, 'record'))} {number + 1}"
         value = self._parsed(number, where)
         if not isinstance(value, dict):
-            raise UserError(f"{where}: expected an object, found {type(value).__name__}")
+            found = type(value).__name__
+            raise UserError(f"{where}: expected an object, found {found}; correct or remove it")
         return Row(value, where)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -79,56 +122,39 @@ class JsonArray(Sequence[Row]):
         try:
             return json.loads(data)
         except ValueError as error:
+            if _state(self.path) == self._state:
+                raise UserError(f"{where}: not valid JSON ({error}); get the file again") from error
             raise UserError(
                 f"{where}: not valid JSON any more ({error}); the file has changed while it was "
                 "in use, start again"
             ) from error
 
 
-def read_texts(path: Path, *, at: Sequence[str] = ()) -> list[str]:
-    """An array of non-empty strings, e.g. the images of a split.
-
-    Args:
-        path: the file.
-        at: keys that lead to the array, as for `JsonArray`.
+def read_names(path: Path) -> list[str]:
+    """An array of non-empty strings that differ, e.g. the images of a split.
 
     Raises:
-        UserError: there is no such file, it is not whole, or holds something else.
+        UserError: there is no such file, it is not whole, holds something else, or a name twice.
     """
     found = read_json(path)
-    for key in at:
-        found = found.get(key) if isinstance(found, dict) else None
-    where = f"{path}{''.join(f', {key}' for key in at)}"
     if not isinstance(found, list):
-        raise UserError(f"{where}: expected an array of strings, found {type(found).__name__}")
+        raise UserError(
+            f"{path}: expected an array of strings, found {type(found).__name__}; check that it "
+            "is the right file"
+        )
+    number_of: dict[str, int] = {}
     for number, value in enumerate(found, start=1):
         if not isinstance(value, str) or not value.strip():
-            raise UserError(f"{where}, record {number}: {value!r} is not a non-empty string")
-    return found
-
-
-def read_strings(path: Path, *, at: Sequence[str]) -> list[str]:
-    """One array of strings, empty ones included, out of a document whose rest is left unread.
-
-    Args:
-        path: the file.
-        at: keys that lead to the array, as for `JsonArray`.
-
-    Raises:
-        UserError: there is no such file, it is not whole, or holds something else.
-    """
-    data = _bytes_of(path)
-
-    def parse() -> list[Any]:
-        text = data.decode("latin-1")
-        start = _descend(text, at)
-        _check_tail(text)
-        return json.loads(data[start : _end(text, start)])
-
-    found = _whole(path, parse)
-    for number, value in enumerate(found, start=1):
-        if not isinstance(value, str):
-            raise UserError(f"{path}, {'.'.join(at)}, record {number}: {value!r} is not a string")
+            raise UserError(
+                f"{path}, record {number}: {shown(value)} is not a non-empty string; correct or "
+                "remove it"
+            )
+        if value in number_of:
+            raise UserError(
+                f"{path}, record {number}: {value} stands already in record {number_of[value]}; "
+                "remove one of them"
+            )
+        number_of[value] = number
     return found
 
 
@@ -140,10 +166,16 @@ def read_text_mapping(path: Path) -> dict[str, str]:
     """
     found = read_json(path)
     if not isinstance(found, dict):
-        raise UserError(f"{path}: expected an object, found {type(found).__name__}")
+        raise UserError(
+            f"{path}: expected an object, found {type(found).__name__}; check that it is the right "
+            "file"
+        )
     for key, value in found.items():
         if not isinstance(value, str) or not value.strip():
-            raise UserError(f"{path}, key {key!r}: {value!r} is not a non-empty string")
+            raise UserError(
+                f"{path}, key {key!r}: {shown(value)} is not a non-empty string; correct or remove "
+                "it"
+            )
     return found
 
 
@@ -160,7 +192,19 @@ def read_json(path: Path) -> Any:
 def _bytes_of(path: Path) -> bytes:
     if not path.is_file():
         raise UserError(f"there is no file {path}; put it there or correct the path")
-    return path.read_bytes()
+    data = path.read_bytes()
+    if not data or data.isspace():
+        raise UserError(f"{path} is empty; get the file again")
+    check_utf8(path, data)
+    return data
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """Size in bytes and time of change; None where there is no file."""
+    if not path.is_file():
+        return None
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
 
 
 class _OtherShape(Exception):
@@ -173,38 +217,70 @@ def _whole(path: Path, parse: Callable[[], T]) -> T:
     except _OtherShape as error:
         raise UserError(f"{path} {error}; check that it is the right file") from error
     except (ValueError, IndexError, RecursionError) as error:
+        problem = "it ends too early" if isinstance(error, IndexError) else error
         raise UserError(
-            f"{path} is not a whole JSON document ({error}); it may be cut off, get it again"
+            f"{path} is not a whole JSON document ({problem}); it may be cut off, get it again"
         ) from error
 
 
-def _descend(text: str, at: Sequence[str]) -> int:
-    """Where the value begins that the keys lead to."""
-    place = _after_space(text, 0)
-    for key in at:
-        place = _member(text, place, key)
-    if text[place] != "[":
-        raise _OtherShape(f"holds no array at {'.'.join(at) or 'its top level'}")
-    return place
+# ---- where arrays lie: positions are of characters, of which latin-1 makes one from every byte
 
 
-def _member(text: str, place: int, wanted: str) -> int:
-    """Where the value of a key begins in the object at `place`."""
+def _arrays(data: bytes, wanted: Sequence[Keys]) -> dict[Keys, np.ndarray]:
+    """Begin and end of every element of some arrays, in a document that is whole.
+
+    Returns:
+        By keys, shape (N, 2), int64.
+    """
+    text = data.decode("latin-1")
+    found: dict[Keys, list[tuple[int, int]]] = {}
+    first = len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0
+    end = _pass(text, _after_space(text, first), (), wanted, found)
+    for at in wanted:
+        if missing := [at[:n] for n in range(1, len(at) + 1) if at[:n] not in found]:
+            raise _OtherShape(f"has no key {missing[0][-1]!r}")
+    if (more := _after_space(text, end)) < len(text):
+        raise ValueError(f"it ends at byte {end}, but more follows at byte {more}")
+    return {at: np.array(found[at], dtype=np.int64).reshape(-1, 2) for at in wanted}
+
+
+def _pass(
+    text: str,
+    place: int,
+    keys: Keys,
+    wanted: Sequence[Keys],
+    found: dict[Keys, list[tuple[int, int]]],
+) -> int:
+    """Where the value ends that begins at `place`; what is wanted of it goes into `found`."""
+    if keys in wanted:
+        if text[place] != "[":
+            raise _OtherShape(f"holds no array at {'.'.join(keys) or 'its top level'}")
+        found[keys] = list(_array(text, place))
+        last = found[keys][-1][1] if found[keys] else place + 1
+        return _after_space(text, last) + 1
+    below = [at for at in wanted if at[: len(keys)] == keys]
+    if not below:
+        return _end(text, place)
+    found[keys] = []
     if text[place] != "{":
-        raise _OtherShape(f"holds no object that has a key {wanted!r}")
+        raise _OtherShape(f"holds no object that has a key {below[0][len(keys)]!r}")
     place = _after_space(text, place + 1)
-    while text[place] == '"':
-        key, place = scanstring(text, place + 1, True)
-        place = _after_space(text, place)
-        if text[place] != ":":
-            raise ValueError(f"expected ':' after {key!r}")
-        place = _after_space(text, place + 1)
-        if key == wanted:
-            return place
-        place = _after_space(text, _end(text, place))
-        if text[place] == ",":
-            place = _after_space(text, place + 1)
-    raise _OtherShape(f"has no key {wanted!r}")
+    while text[place] != "}":
+        key, place = _key(text, place)
+        place = _after_space(text, _pass(text, place, (*keys, key), wanted, found))
+        place = _after_comma(text, place, "}")
+    return place + 1
+
+
+def _key(text: str, place: int) -> tuple[str, int]:
+    """A key of an object, and where its value begins."""
+    if text[place] != '"':
+        raise ValueError(f"expected a key at byte {place}")
+    key, place = scanstring(text, place + 1, True)
+    place = _after_space(text, place)
+    if text[place] != ":":
+        raise ValueError(f"expected ':' at byte {place}")
+    return key, _after_space(text, place + 1)
 
 
 def _end(text: str, place: int) -> int:
@@ -214,21 +290,8 @@ def _end(text: str, place: int) -> int:
     """
     if text[place] != "[":
         return _DECODER.raw_decode(text, place)[1]
-    last = place + 1
-    for bounds in _array(text, place):
-        last = bounds[1]
+    last = max((end for _, end in _array(text, place)), default=place + 1)
     return _after_space(text, last) + 1
-
-
-def _elements(text: str, place: int) -> Iterator[tuple[int, int]]:
-    """Begin and end of every element of the array at `place`, in a document that ends well."""
-    last = place + 1
-    for start, last in _array(text, place):
-        yield start, last
-    place = _after_space(text, last)
-    if text[_after_space(text, 0)] == "[" and text[place + 1 :].strip():
-        raise ValueError(f"the array ends at byte {place}, but more follows")
-    _check_tail(text)
 
 
 def _array(text: str, place: int) -> Iterator[tuple[int, int]]:
@@ -237,18 +300,19 @@ def _array(text: str, place: int) -> Iterator[tuple[int, int]]:
     while text[place] != "]":
         _, end = _DECODER.raw_decode(text, place)
         yield place, end
-        place = _after_space(text, end)
-        if text[place] == ",":
-            place = _after_space(text, place + 1)
-            if text[place] == "]":
-                raise ValueError(f"expected a value at byte {place}")
-        elif text[place] != "]":
-            raise ValueError(f"expected ',' or ']' at byte {place}")
+        place = _after_comma(text, _after_space(text, end), "]")
 
 
-def _check_tail(text: str) -> None:
-    if not text[-_TAIL:].rstrip().endswith(("]", "}")):
-        raise ValueError("it does not end with a bracket")
+def _after_comma(text: str, place: int, close: str) -> int:
+    """Where the next element begins, or the bracket stands that closes the array or object."""
+    if text[place] == close:
+        return place
+    if text[place] != ",":
+        raise ValueError(f"expected ',' or '{close}' at byte {place}")
+    place = _after_space(text, place + 1)
+    if text[place] == close:
+        raise ValueError(f"expected a value at byte {place}")
+    return place
 
 
 def _after_space(text: str, place: int) -> int:

@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any, overload
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 #: Pieces in which a file is scanned; they fit a processor's cache.
 _SCAN_BYTES = 1 << 20
 _NEWLINE = 10
+#: Characters of a value in an error message.
+_SHOWN = 60
 
 
 class Row(Mapping[str, Any]):
@@ -60,7 +62,7 @@ class Row(Mapping[str, Any]):
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         if not isinstance(value, str) or not value.strip():
-            raise self._wrong(name, "a non-empty string")
+            raise self.wrong(name, "a non-empty string")
         return value
 
     def texts(self, name: str) -> tuple[str, ...]:
@@ -71,7 +73,7 @@ class Row(Mapping[str, Any]):
         """
         value = self._required(name)
         if not isinstance(value, list) or not value or not all(map(_is_text, value)):
-            raise self._wrong(name, "a list of one or more non-empty strings")
+            raise self.wrong(name, "a list of one or more non-empty strings")
         return tuple(value)
 
     def optional_texts(self, name: str) -> tuple[str, ...] | None:
@@ -93,7 +95,7 @@ class Row(Mapping[str, Any]):
         """
         value = self._required(name)
         if not _is_number(value):
-            raise self._wrong(name, "a whole number from 0")
+            raise self.wrong(name, "a whole number from 0")
         return int(value)
 
     def numbers(self, name: str) -> tuple[int, ...]:
@@ -104,7 +106,7 @@ class Row(Mapping[str, Any]):
         """
         value = self._required(name)
         if not isinstance(value, list) or not value or not all(map(_is_number, value)):
-            raise self._wrong(name, "a list of one or more whole numbers from 0")
+            raise self.wrong(name, "a list of one or more whole numbers from 0")
         return tuple(value)
 
     def object(self, name: str) -> Row:
@@ -115,7 +117,7 @@ class Row(Mapping[str, Any]):
         """
         value = self._required(name)
         if not isinstance(value, dict):
-            raise self._wrong(name, "an object")
+            raise self.wrong(name, "an object")
         return Row(value, f"{self.where}, {name}")
 
     def objects(self, name: str) -> list[Row]:
@@ -126,12 +128,16 @@ class Row(Mapping[str, Any]):
         """
         value = self._required(name)
         if not isinstance(value, list) or not value or not all(isinstance(v, dict) for v in value):
-            raise self._wrong(name, "a list of one or more objects")
+            raise self.wrong(name, "a list of one or more objects")
         return [Row(v, f"{self.where}, {name}[{i}]") for i, v in enumerate(value)]
 
     def error(self, problem: str) -> UserError:
         """A `UserError` that names this row's place."""
         return UserError(f"{self.where}: {problem}")
+
+    def wrong(self, name: str, wanted: str) -> UserError:
+        """A `UserError` that tells what a field is, and what it must be."""
+        return self.error(f"the field {name!r} is {shown(self.get(name))}, but must be {wanted}")
 
     def _required(self, name: str) -> Any:
         if name not in self.fields:
@@ -139,10 +145,31 @@ class Row(Mapping[str, Any]):
             raise self.error(f"the field {name!r} is missing (it has {has}); add it")
         return self.fields[name]
 
-    def _wrong(self, name: str, wanted: str) -> UserError:
-        found = json.dumps(self.fields[name], ensure_ascii=False)
-        found = found if len(found) <= 60 else f"{found[:57]}..."
-        return self.error(f"the field {name!r} is {found}, but must be {wanted}")
+
+def shown(value: object) -> str:
+    """What was parsed, as JSON and not too long for a sentence."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
+
+def unique(rows: Iterable[Row], name: Callable[[Row], str], advice: str) -> Iterator[Row]:
+    """The rows as they are.
+
+    Args:
+        rows: in order.
+        name: what no two rows may share, in words, e.g. "the id 7".
+        advice: what to do about it.
+
+    Raises:
+        UserError: two have the same name.
+    """
+    seen: dict[str, str] = {}
+    for row in rows:
+        named = name(row)
+        if named in seen:
+            raise row.error(f"{named} stands already in {seen[named]}; {advice}")
+        seen[named] = row.where
+        yield row
 
 
 def _is_number(value: object) -> bool:
@@ -247,7 +274,8 @@ def _parsed(line: bytes, where: str) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{where}: not valid JSON ({error}); write one object a line") from error
     if not isinstance(fields, dict):
-        raise UserError(f"{where}: expected a JSON object, found {type(fields).__name__}")
+        found = type(fields).__name__
+        raise UserError(f"{where}: expected a JSON object, found {found}; write one object a line")
     return fields
 
 

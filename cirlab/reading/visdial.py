@@ -17,11 +17,13 @@ import numpy as np
 from tqdm import tqdm
 
 from cirlab.errors import UserError
-from cirlab.reading.json_files import JsonArray, read_strings
+from cirlab.reading.json_files import JsonArray, JsonDocument
 from cirlab.reading.jsonl import Row
 from cirlab.reading.packed import PackedTexts
 from cirlab.records import Dialogue, FileImage
 
+#: Where a file holds its dialogues, and the texts that these name by number.
+DIALOGS, QUESTIONS, ANSWERS = ("data", "dialogs"), ("data", "questions"), ("data", "answers")
 #: Folders of a split's images, with what their files' names begin with.
 FOLDERS = {
     "train": {"train2014": "COCO_train2014", "val2014": "COCO_val2014"},
@@ -51,9 +53,10 @@ class VisDial:
         self.root = root
         self.path = root / f"visdial_1.0_{split}.json"
         self.folders = FOLDERS[split]
-        self.rows = JsonArray(self.path, at=("data", "dialogs"))
-        self.questions = PackedTexts(map(_asked, self._texts("questions")))
-        self.answers = PackedTexts(self._texts("answers"))
+        document = JsonDocument(self.path, DIALOGS, QUESTIONS, ANSWERS)
+        self.rows = JsonArray(self.path, at=DIALOGS, document=document)
+        self.questions = PackedTexts(map(_asked, document.strings(QUESTIONS)))
+        self.answers = PackedTexts(document.strings(ANSWERS))
         checked = tqdm(self.rows, desc=str(self.path), delay=2, disable=None)
         self._numbers = np.fromiter(map(self._checked, checked), np.int64, len(self.rows))
         self._places = _places(root, self.folders, self._numbers)
@@ -78,9 +81,6 @@ class VisDial:
         path = f"{folder}/{prefix}_{self._numbers[index]:012d}.jpg"
         return FileImage(id=path, path=self.root / path)
 
-    def _texts(self, name: str) -> Iterable[str]:
-        return read_strings(self.path, at=("data", name))
-
     def _checked(self, row: Row) -> int:
         """The number of a dialogue's image, if all else can be read as well."""
         row.text("caption")
@@ -88,7 +88,7 @@ class VisDial:
             pass
         number = row.text("image_id")
         if not number.isdecimal():
-            raise row.error(f"image_id is {number!r}, but must be a number of COCO")
+            raise row.wrong("image_id", "a number of COCO")
         return int(number)
 
     def _turns(self, row: Row) -> Iterator[tuple[int, int]]:
@@ -104,12 +104,11 @@ def _asked(question: str) -> str:
 
 
 def _number(turn: Row, name: str, texts: int) -> int:
-    value = turn.get(name)
-    if not isinstance(value, int) or not 0 <= value < texts:
-        raise turn.error(
-            f"{name} is {value!r}, but must be a number below {texts}, of a text in data.{name}s; "
-            "give a split with answers"
-        )
+    if turn.get(name) is None:
+        raise turn.error(f"it has no {name}; give a split with answers")
+    value = turn.number(name)
+    if value >= texts:
+        raise turn.wrong(name, f"below {texts}, the number of texts in data.{name}s")
     return value
 
 

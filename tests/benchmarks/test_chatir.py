@@ -104,7 +104,10 @@ def test_it_is_cheap_until_it_is_set_up() -> None:
         ({"rows": [{**ROWS[0], "img": 0.5}]}, r"record 1: the field 'img' is 0\.5"),
         ({"rows": {"img": "x"}}, r"Human_BLIP2\.json holds no array at its top level"),
         ({"rows": []}, r"Human_BLIP2\.json holds no dialogue"),
-        ({"paths": [*PATHS, PATHS[3]]}, r"50k\.json names 'unlabeled2017/000000000004\.jpg' twice"),
+        (
+            {"paths": [*PATHS, PATHS[3]]},
+            r"50k\.json, record 7: unlabeled2017/000000000004\.jpg stands already in record 4",
+        ),
         ({"paths": {"a": 1}}, r"50k\.json: expected an array of strings, found dict"),
         ({"paths": [7]}, r"50k\.json, record 1: 7 is not a non-empty string"),
     ],

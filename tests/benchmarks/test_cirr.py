@@ -257,7 +257,7 @@ def test_image_sets_of_another_size_are_refused(
 
 
 def test_a_split_that_is_not_evaluated_is_refused() -> None:
-    with pytest.raises(UserError, match="CIRR has no split 'train' to evaluate; use val or test1"):
+    with pytest.raises(UserError, match="split of CIRR is 'train'; use one of: val, test1"):
         cirr(Path(), "train")
 
 

@@ -138,7 +138,7 @@ def test_facets_share_images(root: Path) -> None:
 
 
 def test_images_may_lie_elsewhere(root: Path) -> None:
-    first, second = facets(root), facets(root, images="all/{name}")
+    first, second = facets(root), facets(root, images="all/{file}")
     assert vars(second.gallery[0])["path"] == root / "all" / "000000000001.jpg"
     assert first.protocol() == second.protocol()
     assert len({first.gallery_id, second.gallery_id, facets(root, "mix_weather").gallery_id}) == 3
@@ -172,10 +172,13 @@ def test_a_benchmark_is_cheap_until_it_is_set_up() -> None:
     [
         ({"qry_text": "\n"}, r"the field 'qry_text' is "),
         ({"tgt_img_path": []}, r"the field 'tgt_img_path' is \[\], but must be a list of images"),
-        ({"tgt_img_path": None}, r"the field 'tgt_img_path' is None, but must be a list"),
-        ({"tgt_img_path": "7"}, r"the field 'tgt_img_path' is 7, but must be a list"),
-        ({"tgt_img_path": "[1, 2"}, r"is the text '\[1, 2', which is no list"),
-        ({"tgt_img_path": "__import__('os').getcwd()"}, r"which is no list"),
+        ({"tgt_img_path": None}, r"the field 'tgt_img_path' is null, but must be a list"),
+        ({"tgt_img_path": "7"}, r"the field 'tgt_img_path' is \"7\", but must be a list"),
+        ({"tgt_img_path": "[1, 2"}, r"'tgt_img_path' is \"\[1, 2\", but must be a list"),
+        (
+            {"tgt_img_path": "__import__('os').getcwd()"},
+            r"but must be a list of images, or the text of one",
+        ),
         ({"tgt_img_path": [1, 2.5]}, r"'tgt_img_path' holds 2\.5, but must hold numbers or names"),
         ({"tgt_img_path": [1, -2]}, r"'tgt_img_path' holds -2"),
         ({"tgt_img_path": [True]}, r"'tgt_img_path' holds True"),

@@ -242,10 +242,10 @@ def test_other_queries_of_the_same_pools(root: Path, caplog: pytest.LogCaptureFi
         ({"candidate": "B50"}, "its candidate B50 is not in the category's image_splits file"),
         ({"target": "B00"}, "B00 is both candidate and target"),
         ({"target": None}, "the field 'target' is null"),
-        ({"target": "B13"}, r"candidate B00 and target B13 stand already in .*record 1"),
-        ({"captions": "x"}, "the field 'captions' is 'x', but must be a list of texts"),
-        ({"captions": ["", " "]}, r"the field 'captions' is \['', ' '\], but must be"),
-        ({"captions": ["x", 3]}, r"the field 'captions' is \['x', 3\], but must be"),
+        ({"target": "B13"}, r"the pair of candidate B00 and target B13 stands already in .*record 1"),
+        ({"captions": "x"}, "the field 'captions' is \"x\", but must be a list of texts"),
+        ({"captions": ["", " "]}, r"the field 'captions' is \[\"\", \" \"\], but must be"),
+        ({"captions": ["x", 3]}, r"the field 'captions' is \[\"x\", 3\], but must be"),
     ],
 )
 def test_a_wrong_query_is_named(root: Path, fields: dict[str, Any], problem: str) -> None:
@@ -284,7 +284,9 @@ def test_a_wrong_file_is_named(root: Path, file: str, content: str | None, probl
 def test_an_image_that_is_listed_twice_is_refused(root: Path) -> None:
     path = root / "image_splits" / "split.shirt.val.json"
     write_json(path, [*FASHION_LISTS["shirt"], "B41"])
-    with pytest.raises(UserError, match=r"split\.shirt\.val\.json names B41 twice"):
+    with pytest.raises(
+        UserError, match=r"split\.shirt\.val\.json, record \d: B41 stands already in record"
+    ):
         fashioniq(root)
 
 

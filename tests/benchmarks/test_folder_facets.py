@@ -52,7 +52,7 @@ def test_queries_are_those_of_the_file(tmp_path: Path) -> None:
     assert (light.prompt, light.exclude, light.tags) == (None, (), {"facet": "colour"})
     assert even.candidates == tuple(NAMES[:4])
     assert benchmark.gallery_id == FolderComposed(str(tmp_path), "val", "other").gallery_id
-    assert benchmark.protocol().exclusion == "the query's own list, by id"
+    assert benchmark.protocol().exclusion == "the query's own list"
 
 
 def test_facets_count_alike_whatever_their_number_of_queries(tmp_path: Path) -> None:

@@ -248,7 +248,7 @@ def test_crops_of_one_photograph_are_different_parts() -> None:
         (
             "focus_attribute",
             {"target": {"image_id": 2}},
-            "record 1, target: .*'instance_bbox' is None",
+            "record 1, target: .*'instance_bbox' is null",
         ),
     ],
 )

@@ -16,7 +16,13 @@ from tests.datamodules.toys import ToyModule, fit
 
 def cirr(root: Path, rows: Any = None, **options: Any) -> CIRRData:
     write_cirr(root, rows, split="train")
-    settings = {"batch_size": 2, "eval_batch_size": 2, "num_workers": 0, **options}
+    settings = {
+        "batch_size": 2,
+        "eval_batch_size": 2,
+        "num_workers": 0,
+        "official": False,
+        **options,
+    }
     return CIRRData(str(root), **settings)
 
 
@@ -76,7 +82,7 @@ def test_missing_images_are_refused_or_skipped(tmp_path: Path) -> None:
     (tmp_path / "img_raw" / "train" / "7" / f"{cirr_name(8)}.png").unlink()
     with pytest.raises(UserError, match=r"1 of 4 images are missing, the first is .*dev-8-0-img0"):
         data.train_dataset()
-    data = CIRRData(str(tmp_path), 1, 1, num_workers=0, on_error="skip")
+    data = CIRRData(str(tmp_path), 1, 1, num_workers=0, official=False, on_error="skip")
     module = fit(data, Collating(record=Triplet))
     assert module.skipped == [cirr_name(8)]
 

@@ -30,7 +30,7 @@ def chatir_data(root: Path, records: Any = "dialogues", **options: Any) -> ChatI
     ]
     path = root / "own.json"
     path.write_text(json.dumps(rows))
-    return ChatIRData(str(root), str(path), records, **{**SIZES, **options})
+    return ChatIRData(str(root), path.name, records, **{**SIZES, **options})
 
 
 def visdial_data(root: Path, records: Any = "dialogues", **options: Any) -> VisDialData:
@@ -61,7 +61,7 @@ def test_whole_dialogues_of_visdial(tmp_path: Path) -> None:
     assert isinstance(dialogue, Dialogue)
     assert dialogue.rounds == ("is it sunny? no, nobody", "what colour is the bus? yes")
     assert len(data.train_images()) == 3
-    module = fit(visdial_data(tmp_path / "more", "pairs"))
+    module = fit(visdial_data(tmp_path / "more", "partial_dialogues"))
     assert len(module.seen) == 1
 
 
@@ -69,7 +69,7 @@ def test_whole_dialogues_of_visdial(tmp_path: Path) -> None:
 def test_partial_dialogues_are_drawn_anew_each_epoch_from_their_key(
     tmp_path: Path, make: Any
 ) -> None:
-    data: DialogueData = make(tmp_path, "pairs", separator="; ")
+    data: DialogueData = make(tmp_path, "partial_dialogues", separator="; ")
     assert data.train_record is Pair
     dataset = data.train_dataset()
     pairs = [dataset[SampleKey(epoch, 1)] for epoch in range(100)]
@@ -81,20 +81,20 @@ def test_partial_dialogues_are_drawn_anew_each_epoch_from_their_key(
     else:
         first = "are there people? yes"
         assert texts >= {"a “dog”", f"a “dog”; {first}", first}
-    other = make(tmp_path / "other", "pairs", separator="; ", seed=1).train_dataset()
+    other = make(tmp_path / "other", "partial_dialogues", separator="; ", seed=1).train_dataset()
     assert [other[SampleKey(epoch, 1)].captions for epoch in range(100)] != [
         pair.captions for pair in pairs
     ]
 
 
 def test_the_caption_is_never_left_out_on_request(tmp_path: Path) -> None:
-    dataset = chatir_data(tmp_path, "pairs", caption_dropout=0.0).train_dataset()
+    dataset = chatir_data(tmp_path, "partial_dialogues", caption_dropout=0.0).train_dataset()
     pairs = [dataset[SampleKey(epoch, 3)] for epoch in range(50)]
     assert all(pair.captions[0].startswith("image 3") for pair in pairs)
 
 
 def test_a_method_that_learns_from_pairs_trains_on_dialogues(tmp_path: Path) -> None:
-    module = fit(chatir_data(tmp_path, "pairs"))
+    module = fit(chatir_data(tmp_path, "partial_dialogues"))
     assert len(module.seen) == 2
     with pytest.raises(UserError, match="learns from Pair records, but ChatIRData gives Dialogue"):
         fit(chatir_data(tmp_path), ToyModule())
@@ -115,8 +115,8 @@ def test_a_malformed_file_is_told_before_training(tmp_path: Path) -> None:
     (tmp_path / "own.json").write_text('[{"img": "images/0.jpg", "dialog": "a cat"}]')
     with pytest.raises(UserError, match=r"own\.json, record 1: the field 'dialog' is \"a cat\""):
         fit(data, ToyModule(record=Dialogue))
-    with pytest.raises(UserError, match=r"data\.init_args\.root is empty"):
-        VisDialData(" ", "pairs", **SIZES).train_dataset()
+    with pytest.raises(UserError, match="the data root is empty"):
+        VisDialData(" ", "partial_dialogues", **SIZES).train_dataset()
 
 
 # ---- a folder's own ---------------------------------------------------------------------------

@@ -17,7 +17,13 @@ REAL = Path(os.environ.get("DATA_ROOT", "/nowhere")) / "benchmarks" / "fashioniq
 
 
 def fashioniq(root: Path, **options: Any) -> FashionIQData:
-    settings = {"batch_size": 2, "eval_batch_size": 2, "num_workers": 0, **options}
+    settings = {
+        "batch_size": 2,
+        "eval_batch_size": 2,
+        "num_workers": 0,
+        "official": False,
+        **options,
+    }
     return FashionIQData(str(root), **settings)
 
 
@@ -112,7 +118,7 @@ def test_a_wrong_choice_is_refused_at_once(options: dict[str, Any], problem: str
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="DATA_ROOT holds no benchmarks/fashioniq")
 def test_the_official_training_files() -> None:
-    found = triplets(fashioniq(REAL, on_error="skip"))
+    found = triplets(fashioniq(REAL, on_error="skip", official=True))
     assert len(found) == 5985 + 5988 + 6027
     assert sum(len(triplet.texts) == 1 for triplet in found) == 12
     assert {len(triplet.texts) for triplet in found} == {1, 2}

@@ -10,10 +10,10 @@ import pytest
 from cirlab.errors import UserError
 from cirlab.reading.json_files import (
     JsonArray,
+    JsonDocument,
     read_json,
-    read_strings,
+    read_names,
     read_text_mapping,
-    read_texts,
 )
 
 ROWS = [{"a": "é [ü]", "b": [1, {"c": "}"}]}, {"a": '"\\', "b": []}, {"a": "日本", "b": None}]
@@ -50,21 +50,68 @@ def test_an_empty_array_has_no_element(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cut", [1, 5, 30, -20, -3, -2, -1])
 def test_a_file_that_is_cut_off_is_told(tmp_path: Path, cut: int) -> None:
     path = write(tmp_path, json.dumps(ROWS)[:cut])
-    for read in (JsonArray, read_json, read_texts, read_text_mapping):
+    for read in (JsonArray, read_json, read_names, read_text_mapping):
         with pytest.raises(UserError, match=r"file\.json is not a whole JSON document"):
             read(path)
 
 
-@pytest.mark.parametrize("text", ["", "[1 2]", "[1],2", "[{},]", '[{"a": 1}]]'])
+@pytest.mark.parametrize("text", ["[1 2]", "[1],2", "[{},]", '[{"a": 1}]]', "[1] x"])
 def test_what_is_no_json_is_told(tmp_path: Path, text: str) -> None:
     with pytest.raises(UserError, match=r"file\.json is not a whole JSON document"):
         JsonArray(write(tmp_path, text))
 
 
-def test_a_cut_after_a_nested_array_is_told(tmp_path: Path) -> None:
-    whole = json.dumps({"data": {"rows": ROWS, "more": ["x", "y"]}})
+def test_an_empty_file_is_told(tmp_path: Path) -> None:
+    for text in ("", " \n"):
+        for read in (JsonArray, read_json):
+            with pytest.raises(UserError, match=r"file\.json is empty; get the file again"):
+                read(write(tmp_path, text))
+
+
+@pytest.mark.parametrize("cut", [-1, -2, -3, -8, -30])
+def test_a_cut_after_a_nested_array_is_told(tmp_path: Path, cut: int) -> None:
+    whole = json.dumps({"data": {"rows": ROWS, "more": ["x", "y", {"z": 1}]}})
     with pytest.raises(UserError, match="not a whole JSON document"):
-        JsonArray(write(tmp_path, whole[:-8]), at=("data", "rows"))
+        JsonArray(write(tmp_path, whole[:cut]), at=("data", "rows"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"rows": [{"id": 1}]} junk ]',
+        '{"rows": [{"id": 1}]} {}',
+        '{"rows": [{"id": 1}], junk}',
+        '{"rows": [{"id": 1}],}',
+        '{"rows": [{"id": 1}] "more": 1}',
+        '{"rows": [{"id": 1}], "more" 1}',
+        '{"rows": [{"id": 1}], "more": junk}',
+    ],
+)
+def test_what_follows_a_nested_array_must_be_json(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError, match="not a whole JSON document"):
+        JsonArray(write(tmp_path, text), at=("rows",))
+
+
+@pytest.mark.parametrize("content", [ROWS, {"data": ROWS}])
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path, content: Any) -> None:
+    path = tmp_path / "file.json"
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8-sig")
+    rows = JsonArray(path, at=() if content is ROWS else ("data",))
+    assert [row.fields for row in rows] == ROWS
+    assert read_json(path) == content
+
+
+def test_another_encoding_is_told_for_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    path.write_bytes(json.dumps([{"a": "é"}], ensure_ascii=False).encode("latin-1"))
+    for read in (JsonArray, read_json, read_names):
+        with pytest.raises(UserError, match=r"file\.json is not UTF-8 .*0xe9.*; convert it"):
+            read(path)
+    # A character that is cut in two ends the file too early, in the right encoding.
+    path.write_bytes('[{"a": "é'.encode()[:-1])
+    for read in (JsonArray, read_json, read_names):
+        with pytest.raises(UserError, match="not a whole JSON document"):
+            read(path)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +132,9 @@ def test_another_shape_is_told(
 
 def test_an_element_of_another_kind_is_told_by_number(tmp_path: Path) -> None:
     rows = JsonArray(write(tmp_path, [{}, 7]))
-    with pytest.raises(UserError, match=r"file\.json, record 2: expected an object, found int"):
+    with pytest.raises(
+        UserError, match=r"file\.json, record 2: expected an object, found int; correct"
+    ):
         rows[1]
 
 
@@ -96,48 +145,45 @@ def test_a_file_that_changes_in_use_is_told(tmp_path: Path) -> None:
         rows[1]
 
 
-def test_texts_and_mappings(tmp_path: Path) -> None:
-    assert read_texts(write(tmp_path, ["a", "b"])) == ["a", "b"]
-    assert read_texts(write(tmp_path, {"x": {"y": ["a"]}}), at=("x", "y")) == ["a"]
+def test_names_and_mappings(tmp_path: Path) -> None:
+    assert read_names(write(tmp_path, ["a", "b"])) == ["a", "b"]
     assert read_text_mapping(write(tmp_path, {"a": "b"})) == {"a": "b"}
 
 
 @pytest.mark.parametrize("options", [{}, {"indent": 2}, {"ensure_ascii": False}])
-def test_one_array_of_strings_of_a_document(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_several_arrays_of_a_document(tmp_path: Path, options: dict[str, Any]) -> None:
     content = {"data": {"rows": [ROWS, []], "none": [], "texts": ["é", "", "日本 ]"], "z": [1]}}
     path = write(tmp_path, content, **options)
-    assert read_strings(path, at=("data", "texts")) == ["é", "", "日本 ]"]
-    assert read_strings(path, at=("data", "none")) == []
+    document = JsonDocument(path, *(("data", key) for key in ("texts", "z", "none", "rows")))
+    assert document.strings(("data", "texts")) == ["é", "", "日本 ]"]
+    assert document.strings(("data", "none")) == []
+    assert len(JsonArray(path, at=("data", "rows"), document=document)) == 2
     with pytest.raises(UserError, match=r"file\.json, data\.z, record 1: 1 is not a string"):
-        read_strings(path, at=("data", "z"))
+        document.strings(("data", "z"))
     with pytest.raises(UserError, match="has no key 'x'"):
-        read_strings(path, at=("data", "x"))
-
-
-@pytest.mark.parametrize("cut", [10, -12, -3])
-def test_a_document_of_strings_that_is_cut_off_is_told(tmp_path: Path, cut: int) -> None:
-    whole = json.dumps({"data": {"texts": ["a", "b"], "rows": ["c", "d"]}})
-    with pytest.raises(UserError, match="not a whole JSON document"):
-        read_strings(write(tmp_path, whole[:cut]), at=("data", "texts"))
+        JsonDocument(path, ("data", "texts"), ("data", "x"))
 
 
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (["a", 1], r"file\.json, record 2: 1 is not a non-empty string"),
-        ([" "], r"file\.json, record 1: ' ' is not"),
-        ({"a": 1}, r"expected an array of strings, found dict"),
+        (["a", 1], r"file\.json, record 2: 1 is not a non-empty string; correct or remove it"),
+        ([" "], r"file\.json, record 1: \" \" is not"),
+        ({"a": 1}, r"expected an array of strings, found dict; check that it is the right file"),
+        (["a", "b", "a"], r"record 3: a stands already in record 1; remove one of them"),
     ],
 )
-def test_other_things_than_texts_are_told(tmp_path: Path, content: Any, problem: str) -> None:
+def test_other_things_than_names_are_told(tmp_path: Path, content: Any, problem: str) -> None:
     with pytest.raises(UserError, match=problem):
-        read_texts(write(tmp_path, content))
+        read_names(write(tmp_path, content))
 
 
 def test_other_things_than_mappings_are_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="expected an object, found list"):
+    with pytest.raises(
+        UserError, match="expected an object, found list; check that it is the right"
+    ):
         read_text_mapping(write(tmp_path, []))
-    with pytest.raises(UserError, match=r"key 'a': None is not a non-empty string"):
+    with pytest.raises(UserError, match=r"key 'a': null is not a non-empty string; correct"):
         read_text_mapping(write(tmp_path, {"a": None}))
 
 

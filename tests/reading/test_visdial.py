@@ -94,12 +94,16 @@ def test_validation_dialogues_have_images_of_their_own(tmp_path: Path) -> None:
     ("change", "problem"),
     [
         ({"image_id": None}, r"the field 'image_id' is null"),
-        ({"image_id": "x1"}, r"image_id is 'x1', but must be a number of COCO"),
+        ({"image_id": "x1"}, r"'image_id' is \"x1\", but must be a number of COCO"),
         ({"caption": " "}, r"the field 'caption' is \" \""),
         ({"dialog": []}, r"the field 'dialog' is \[\]"),
-        ({"dialog": [(0, 0), (3, 0)]}, r"question is 3, but must be a number below 3"),
-        ({"dialog": [(0, None)]}, r"answer is None, .*; give a split with answers"),
-        ({"dialog": [(-1, 0)]}, r"question is -1, but must"),
+        (
+            {"dialog": [(0, 0), (3, 0)]},
+            r"the field 'question' is 3, but must be below 3, the number of texts in",
+        ),
+        ({"dialog": [(0, None)]}, r"it has no answer; give a split with answers"),
+        ({"dialog": [(-1, 0)]}, r"the field 'question' is -1, but must"),
+        ({"dialog": [(True, 0)]}, r"the field 'question' is true, but must be a whole number"),
     ],
 )
 def test_a_malformed_dialogue_is_told_at_once(

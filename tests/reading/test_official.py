@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cirlab.benchmarks.official import DataRoot, check_size
 from cirlab.errors import UserError
+from cirlab.reading.official import DataRoot, check_size
 
 
 def test_a_template_leads_to_an_image(tmp_path: Path) -> None:

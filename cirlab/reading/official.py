@@ -1,4 +1,4 @@
-"""What benchmarks with official files share: where images lie, and published sizes."""
+"""What readers of official files share: where images lie, choices, and published sizes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import logging
 import string
 import zlib
 from collections.abc import Collection
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from cirlab.errors import UserError
+from cirlab.reading.files import data_folder
 from cirlab.records import FileImage
 
 log = logging.getLogger(__name__)
@@ -30,14 +31,7 @@ class DataRoot:
     """
 
     def __init__(self, root: str, images: str, fields: Collection[str]) -> None:
-        if not root.strip():
-            raise UserError(
-                "the data root is empty; give a folder, e.g. by the environment variable that "
-                "the YAML names"
-            )
-        self.folder = Path(root)
-        if not self.folder.is_dir():
-            raise UserError(f"the data root {root} is not a folder; create it or correct the path")
+        self.folder = data_folder(root)
         self.template = images
         self.fields = sorted(fields)
         self._check()
@@ -52,6 +46,10 @@ class DataRoot:
                 "correct images under the benchmark's init_args"
             ) from error
         return FileImage(id=name, path=self.folder / path)
+
+    def image_at(self, path: str) -> FileImage:
+        """The image whose id is what annotations say of its path, of fields `path` and `file`."""
+        return self.image(path, path=path, file=PurePosixPath(path).name)
 
     def identity(self, *parts: str) -> str:
         """A gallery's id: the same for the same files in the same folder only."""
@@ -77,6 +75,22 @@ class DataRoot:
                 f"the image path {self.template!r} is the same for every image; use one of: "
                 f"{', '.join(self.fields)}"
             )
+
+
+def check_choice(what: str, value: object, choices: Collection[object]) -> None:
+    """Refuse what is none of the choices.
+
+    Args:
+        what: is chosen, e.g. "split of CIRR".
+        value: what was.
+        choices: all there are.
+
+    Raises:
+        UserError: it names them.
+    """
+    if value not in choices:
+        told = ", ".join("null" if choice is None else str(choice) for choice in choices)
+        raise UserError(f"{what} is {value!r}; use one of: {told}")
 
 
 def check_size(what: str, found: int, published: int | None, path: Path) -> None:
