@@ -34,7 +34,7 @@ def evaluate_share(rank: int) -> tuple[dict[str, Any], list[str]]:
     options: dict[str, Any] = {"devices": WORLD, "strategy": "ddp"}
     content = evaluate(LookupModule(own_space=True), **options)
     errors = []
-    for broken in ({"bad_query": 4}, {"bad_second": 3}):
+    for broken in ({"bad_query": 4}, {"bad_second": 17}):
         with pytest.raises(UserError) as caught:
             evaluate(LookupModule(**broken), **options)
         errors.append(str(caught.value))
@@ -51,5 +51,5 @@ def test_results_and_errors_are_those_of_one_process(tmp_path: Path) -> None:
     # Only rank 0 ranks, and only one process reads a given image in the second stage; the others
     # must hear of their errors instead of waiting for results.
     assert first_errors[0].startswith("1 of 11 query vectors hold NaN")
-    assert first_errors[1] == "image3 does not decode; remove it"
+    assert first_errors[1] == "image17 does not decode; remove it"
     assert second_errors == first_errors
