@@ -12,6 +12,7 @@ import yaml
 from cirlab.__main__ import main
 from cirlab.command.configuration import EXPERIMENTS
 from tests.benchmarks.composed_files import write_cirr, write_fashioniq
+from tests.benchmarks.kept_rankings import KEEP, assert_scored_as_ranked
 from tests.tiny_run import tiny_experiment
 
 
@@ -25,7 +26,14 @@ def results(folder: Path, name: str) -> dict[str, Any]:
     path = folder / "overlays" / f"{name}.yaml"
     path.parent.mkdir()
     path.write_text(yaml.safe_dump(overlay))
-    options = ["-c", str(tiny_experiment(folder)), "-c", str(path), "--ckpt_path", "untrained"]
+    options = [
+        "-c",
+        str(tiny_experiment(folder, trainer=KEEP)),
+        "-c",
+        str(path),
+        "--ckpt_path",
+        "untrained",
+    ]
     assert main(["validate", *options]) == 0
     (file,) = folder.rglob("results.json")
     found: dict[str, Any] = json.loads(file.read_text())
@@ -38,7 +46,7 @@ def test_cirr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = results(tmp_path, "cirr")
     assert list(found) == ["cirr_val"]
     assert found["cirr_val"]["protocol"]["pool_size"] == 9
-    assert 0 <= found["cirr_val"]["metrics"]["subset_recall_at_1"] <= 1
+    assert_scored_as_ranked(found)
     assert found["cirr_val"]["metrics"]["recall_at_10"] == 1, "the pool holds nine images"
     assert {"image_only", "text_only", "sum"} <= set(found["cirr_val"]["baselines"])
 
@@ -48,6 +56,7 @@ def test_fashioniq(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_fashioniq(tmp_path / "fashioniq")
     found = results(tmp_path, "fashioniq")
     assert list(found) == ["fashioniq_original", "fashioniq_union"]
+    assert_scored_as_ranked(found)
     pools = [found[name]["protocol"]["candidates"] for name in found]
     assert pools == ["own, 3, 14", "own, 2, 3"]
     for result in found.values():
