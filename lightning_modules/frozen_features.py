@@ -11,13 +11,13 @@ import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.progress import track
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from cirlab.encoders.dual import DualEncoder, DualProcessor
-from cirlab.encoders.feature_cache import FeatureCache, cached_features
+from cirlab.encoders.feature_cache import FeatureCache, cached_features, place
 from cirlab.encoders.fingerprint import fingerprint
 from cirlab.errors import UserError
-from cirlab.records import FileImage, Image
+from cirlab.records import Image
 
 
 def frozen_features(module: L.LightningModule, encoder: DualEncoder) -> FeatureCache | None:
@@ -48,15 +48,18 @@ def frozen_features(module: L.LightningModule, encoder: DualEncoder) -> FeatureC
     transform = encoder.processor.transform
 
     def compute(images: Sequence[Image]) -> Iterator[torch.Tensor]:
-        loader: DataLoader[torch.Tensor] = DataLoader(
+        loader: DataLoader[torch.Tensor | UserError] = DataLoader(
             _Pixels(images, encoder.processor),
             batch_size=data.eval_batch_size,
             num_workers=data.num_workers,
+            collate_fn=_collate,
         )
         # Convolutions run several times faster so, on CPUs and on GPUs with tensor cores.
         encoder.image_backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with torch.inference_mode(), trainer.precision_plugin.forward_context():
             for pixels in track(loader, description="features of the frozen backbone"):
+                if isinstance(pixels, UserError):
+                    raise pixels
                 pixels = pixels.contiguous(memory_format=torch.channels_last)
                 yield encoder.backbone_features(pixels.to(module.device))
 
@@ -92,20 +95,30 @@ def evaluated_images(data: Any) -> list[Image]:
 
 def distinct(images: Sequence[Image]) -> list[Image]:
     """Each file, and each part of a file, once, under whatever ids."""
-    return list({_place(image): image for image in images}.values())
-
-
-def _place(image: Image) -> tuple[Path, str] | str:
-    return (image.path, image.part) if isinstance(image, FileImage) else image.id
+    return list({place(image): image for image in images}.values())
 
 
 @dataclass(frozen=True)
-class _Pixels(Dataset[torch.Tensor]):
+class _Pixels(Dataset[torch.Tensor | UserError]):
+    """Images as the backbone reads them; one that is broken is its own error.
+
+    Raised in a worker, PyTorch would bury its sentence in a traceback.
+    """
+
     images: Sequence[Image]
     processor: DualProcessor
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return self.processor.transform(self.images[index].load())
+    def __getitem__(self, index: int) -> torch.Tensor | UserError:
+        try:
+            return self.processor.transform(self.images[index].load())
+        except UserError as error:
+            return error
+
+
+def _collate(samples: Sequence[torch.Tensor | UserError]) -> torch.Tensor | UserError:
+    """A batch, or the first error in it."""
+    error = next((sample for sample in samples if isinstance(sample, UserError)), None)
+    return error or default_collate(list(samples))

@@ -50,3 +50,30 @@ def test_processes_share_the_work(tmp_path: Path) -> None:
         assert process["apart"] == list(range(4))
         assert process["alone"] == ["0", "1", "2", "3"]
         assert process["error"] == "image 3 does not decode; remove it"
+
+
+def on_a_disk_that_is_new(rank: int, folder: Path) -> dict[str, object]:
+    """The first process's disk holds everything, the second's nothing."""
+    own = folder / f"disk of {rank}"
+    backbone = Backbone()
+
+    def broken(some: Sequence[Image]) -> Iterable[torch.Tensor]:
+        raise UserError("image 0 does not decode; remove it")
+
+    with pytest.raises(UserError) as caught:
+        cached_features(own, "vit", images(*range(4)), broken)
+    cache = cached_features(own, "vit", images(*range(4)), backbone)
+    return {
+        "asked": backbone.asked,
+        "features": cache(images(*range(4)))[:, 0].tolist(),
+        "error": str(caught.value),
+    }
+
+
+def test_a_disk_that_lacks_what_the_first_has_is_filled(tmp_path: Path) -> None:
+    cached_features(tmp_path / "disk of 0", "vit", images(*range(4)), Backbone())
+    first, second = run_in_processes(on_a_disk_that_is_new, tmp_path, tmp_path)
+    assert (first["asked"], second["asked"]) == ([], ["0", "1", "2", "3"])
+    for process in (first, second):
+        assert process["features"] == list(range(4))
+        assert process["error"] == "image 0 does not decode; remove it"

@@ -9,6 +9,7 @@ import torch
 
 from cirlab.benchmarks.genecis import SquareCrop
 from cirlab.encoders.feature_cache import cached_features
+from cirlab.errors import UserError
 from cirlab.records import EncodedImage, FileImage, Image
 
 
@@ -85,3 +86,53 @@ def test_parts_of_a_file_are_images_of_their_own(tmp_path: Path) -> None:
     cache = cached_features(tmp_path, "vit", [FileImage(id="7", path=path), *parts], backbone)
     assert backbone.asked == ["7", "8", "9"]
     assert cache([parts[1], parts[0], FileImage(id="other", path=path)])[:, 0].tolist() == [9, 8, 7]
+
+
+def test_a_file_under_several_paths_is_computed_once(tmp_path: Path) -> None:
+    path = tmp_path / "data" / "7"
+    path.parent.mkdir()
+    path.write_bytes(b"photograph")
+    (tmp_path / "link").symlink_to(path)
+    (tmp_path / "folder").symlink_to(path.parent)
+    others = [tmp_path / "link", tmp_path / "folder" / "7", tmp_path / "data" / ".." / "data" / "7"]
+    photos = [FileImage(id="7", path=path), *(FileImage(id="other", path=p) for p in others)]
+    backbone = Backbone()
+    cache = cached_features(tmp_path, "vit", photos, backbone)
+    assert backbone.asked == ["7"]
+    assert cache(photos)[:, 0].tolist() == [7, 7, 7, 7]
+
+
+def test_files_are_asked_for_once_and_not_in_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network file system is slow to answer."""
+    photos = [FileImage(id=str(n), path=tmp_path / str(n)) for n in range(5)]
+    for photo in photos:
+        photo.path.write_bytes(b"photograph")
+    asked: list[str] = []
+
+    def count(name: str) -> None:
+        original = getattr(Path, name)
+
+        def counted(self: Path, *args: object, **options: object) -> object:
+            asked.append(self.name)
+            return original(self, *args, **options)
+
+        monkeypatch.setattr(Path, name, counted)
+
+    for name in ("stat", "resolve"):  # `lstat` calls the first
+        count(name)
+    cache = cached_features(tmp_path / "cache", "vit", [*photos, *photos], Backbone())
+    of_photos = [name for name in asked if name.isdecimal()]
+    assert sorted(of_photos) == [photo.id for photo in photos]
+    assert asked.count(tmp_path.name) == 1, "of their folder"
+    asked.clear()
+    copy = pickle.loads(pickle.dumps(cache))
+    assert all(photo in copy for photo in photos) and len(copy(photos)) == 5
+    assert not asked
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    photos = [FileImage(id="a photo", path=tmp_path / "none.jpg")]
+    with pytest.raises(UserError, match=r"image 'a photo' cannot be read: .*none\.jpg"):
+        cached_features(tmp_path, "vit", photos, Backbone())

@@ -14,6 +14,7 @@ import torch
 
 from callbacks.retrieval import RetrievalEvaluation
 from cirlab.benchmarks.genecis import SquareCrop
+from cirlab.errors import UserError
 from cirlab.records import FileImage, Query
 from datamodules import FolderData
 from lightning_modules import CoLLM
@@ -123,3 +124,24 @@ def test_an_evaluation_reads_features_of_what_it_evaluates(
     kept = list((tmp_path / "runs" / "cache").rglob("*.npy"))
     assert module.read == [{"features"} if on_error == "raise" else {"pixels"}] * 3
     assert [len(np.load(path)) for path in kept] == ([5] if on_error == "raise" else [])
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_broken_image_ends_the_run_with_its_sentence(
+    num_workers: int, photographs: Path, tmp_path: Path
+) -> None:
+    """Not with a worker's traceback around it."""
+    (photographs / "images" / "6.png").write_bytes(b"no image")
+    module = CoLLM(
+        clip=f"local-dir:{write_tiny_clip(tmp_path / 'clip')}",
+        llm=LLMSettings(str(write_tiny_llm(tmp_path / "llm"))),
+        synthesis=Synthesis(rotation=0.0),
+        cache_features=True,
+    )
+    trainer = quiet_trainer(default_root_dir=str(tmp_path), limit_val_batches=0)
+    data = FolderData(
+        str(photographs), "pairs", batch_size=4, eval_batch_size=4, num_workers=num_workers
+    )
+    with pytest.raises(UserError, match=r"^image \S*images/6\.png does not decode \("):
+        trainer.fit(module, datamodule=data)
+    assert not [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
