@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from cirlab.benchmarks.base import Benchmark
-from cirlab.benchmarks.cirr import PUBLISHED, CIRRImages, captions_file, cirr_row, cirr_rows
+from cirlab.benchmarks.cirr import TRAIN_IMAGES, CIRRImages, captions_file, cirr_row, cirr_rows
 from cirlab.errors import UserError
 from cirlab.reading.json_files import JsonArray
 from cirlab.reading.official import check_size
@@ -37,8 +37,7 @@ class CIRRData(RetrievalData):
             last part, {name} CIRR's name without suffix, {split} train.
         captions: another file of queries in the same format, below root or absolute; null: the
             official one.
-        official: refuse a number of images or, without `captions`, of queries that is not the
-            published one; false accepts any.
+        official: refuse a list of images that has not the published number; false accepts any.
         on_error: a missing or broken image ends the run (raise) or is left out, counted and
             named (skip).
     """
@@ -81,18 +80,12 @@ class CIRRData(RetrievalData):
             images = CIRRImages(self.root, self.images, "train")
             dataset = CIRRTriplets(images, self.captions)
             if self.official:
-                self._check_sizes(images, dataset)
+                found = len(dataset.pool)
+                check_size("images of CIRR's train", found, TRAIN_IMAGES, images.list_file)
             if self.on_error == "raise":
                 check_files(dataset.images)
             self._dataset = dataset
         return self._dataset
-
-    def _check_sizes(self, images: CIRRImages, dataset: CIRRTriplets) -> None:
-        of, published = "CIRR's train", PUBLISHED["train"]
-        check_size(f"images of {of}", len(dataset.pool), published.images, images.list_file)
-        if self.captions is None:
-            rows = dataset.rows
-            check_size(f"queries of {of}", len(rows), published.queries, rows.path)
 
 
 class CIRRTriplets:

@@ -66,6 +66,8 @@ def test_rewritten_dialogues_of_another_place(tmp_path: Path) -> None:
     rows = [{"img": PATHS[0], "dialog": ["a cup", "a blue cup on a table"]}]
     path = write_json(tmp_path / "elsewhere" / "v1_0.queries.json", rows)
     benchmark = chatir(tmp_path, str(path), history="current")
+    below = chatir(tmp_path, "elsewhere/v1_0.queries.json", history="current")
+    assert below.protocol() == benchmark.protocol(), "paths may be given below root, too"
     assert [query.text for query in benchmark.queries] == rows[0]["dialog"]
     assert benchmark.name == "chatir_v1_0.queries"
     assert chatir(tmp_path, str(path), name="dar").name == "dar"

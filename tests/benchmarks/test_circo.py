@@ -190,6 +190,12 @@ def test_what_is_no_template_is_refused_at_once(query: str, problem: str) -> Non
         CIRCO("", "val", query=query)
 
 
+def test_a_split_that_is_not_there_is_refused_at_once() -> None:
+    split: Any = "train"
+    with pytest.raises(UserError, match="split of CIRCO is 'train'; use one of: val, test"):
+        CIRCO("", split)
+
+
 def test_a_benchmark_is_cheap_until_it_is_set_up() -> None:
     benchmark = CIRCO("", "test")
     assert pickle.loads(pickle.dumps(benchmark)).name == "circo_test"

@@ -203,6 +203,12 @@ def test_another_number_of_candidates_is_not_official(tmp_path: Path, count: int
     assert len(facets(tmp_path, "COCO_object").queries) == 2
 
 
+def test_a_facet_that_is_not_there_is_refused_at_once() -> None:
+    facet: Any = "colour"
+    with pytest.raises(UserError, match=r"facet of COCO-Facet is 'colour'; use one of: .*, null"):
+        COCOFacet("", facet)
+
+
 def test_all_facets_need_all_files(root: Path) -> None:
     (root / "benchmark" / "mix_weather_retrieval.json").unlink()
     with pytest.raises(UserError, match=r"there is no file .*mix_weather_retrieval\.json"):

@@ -194,11 +194,12 @@ def test_images_look_for_their_captions(root: Path) -> None:
         ("", r"the gallery .*gallery\.txt is empty"),
         (" \n\n", r"the gallery .*gallery\.txt is empty"),
         ("a.jpg\n\nb.jpg\na.jpg\n", r"gallery\.txt, line 4: a\.jpg stands already in line 1"),
+        ("café.jpg\n", r"gallery\.txt is not UTF-8 .*0xe9.*; convert it"),
     ],
 )
 def test_an_unusable_gallery_is_refused(root: Path, content: str | None, problem: str) -> None:
     path = root / "val" / "gallery.txt"
-    path.unlink() if content is None else path.write_text(content)
+    path.unlink() if content is None else path.write_text(content, encoding="latin-1")
     for make in (composed, text_to_image):
         with pytest.raises(UserError, match=problem):
             make(root)

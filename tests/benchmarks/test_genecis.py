@@ -261,6 +261,12 @@ def test_rows_that_break_a_rule_are_named(
         genecis(tmp_path, task)
 
 
+def test_a_task_that_is_not_there_is_refused_at_once() -> None:
+    task: Any = "focus_colour"
+    with pytest.raises(UserError, match=r"task of GeneCIS is 'focus_colour'; use one of: .*, null"):
+        GeneCIS("", task)
+
+
 def test_all_tasks_need_all_files(root: Path) -> None:
     (root / "genecis" / "change_attribute.json").unlink()
     with pytest.raises(UserError, match=r"there is no file .*change_attribute\.json"):

@@ -128,6 +128,28 @@ def test_images_lie_where_the_template_says(tmp_path: Path, kind: type[Any], ima
     assert found.load().size == (8, 8)
 
 
+SAID = 'A Cup, "blue" (new)!'
+
+
+@BOTH
+def test_captions_may_be_read_as_blip_reads_them(tmp_path: Path, kind: type[Any]) -> None:
+    write(tmp_path, [{"image": "a.jpg", "caption": [SAID, " ".join(map(str, range(40)))]}])
+    plain, blip = (read(kind, tmp_path, caption_template=name) for name in ("as_is", "blip"))
+    texts = [
+        [item.text for item in (benchmark.queries if kind.kind == "text" else benchmark.gallery)]
+        for benchmark in (plain, blip)
+    ]
+    assert texts[0][0] == SAID
+    assert texts[1] == ["a cup, blue new", " ".join(map(str, range(30)))]
+    assert plain.protocol().query_template == "{text}"
+    assert blip.protocol().query_template.startswith("blip: {text}, lower case")
+    assert plain.checksum() != blip.checksum()
+    shared = plain.gallery_id == blip.gallery_id
+    assert shared == (kind is KarpathyTextToImage), "captions are what the other way searches"
+    with pytest.raises(UserError, match="caption_template is 'Blip'; use one of: as_is, blip"):
+        kind(str(tmp_path), caption_template="Blip")
+
+
 @BOTH
 def test_published_sizes_are_those_of_coco(tmp_path: Path, kind: type[Any]) -> None:
     for file in ("coco_karpathy_test.json", "coco_karpathy_val.json"):

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cirlab.benchmarks.cirr import TRAIN_IMAGES, CIRRImages
 from cirlab.errors import UserError
 from cirlab.records import SampleKey, Triplet
 from datamodules.cirr import CIRRData
 from tests.benchmarks.composed_files import CIRR_ROWS, cirr_name, write_cirr, write_json
 from tests.datamodules.toys import ToyModule, fit
+
+REAL = Path(os.environ.get("DATA_ROOT", "/nowhere")) / "benchmarks" / "cirr"
 
 
 def cirr(root: Path, rows: Any = None, **options: Any) -> CIRRData:
@@ -110,6 +114,16 @@ def test_a_malformed_query_is_told_at_the_start(
     rows.append(copy.deepcopy(rows[1]) | {"pairid": 4} | fields)
     with pytest.raises(UserError, match=rf"cap\.rc2\.train\.json, record 4: .*{problem}"):
         fit(cirr(tmp_path, rows), Collating(record=Triplet))
+
+
+def test_another_number_of_images_is_not_official(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds 9 images of CIRR's train, but 16,939 are publ"):
+        cirr(tmp_path, official=True).train_dataset()
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="DATA_ROOT holds no benchmarks/cirr")
+def test_the_official_list_of_training_images() -> None:
+    assert len(CIRRImages(str(REAL), "{path}", "train").pool()) == TRAIN_IMAGES
 
 
 @pytest.mark.parametrize("rows", [[], [{**CIRR_ROWS[0], "caption": ""}]])

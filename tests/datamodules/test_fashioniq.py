@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cirlab.benchmarks.fashioniq import PUBLISHED, Published
 from cirlab.errors import UserError
 from cirlab.records import SampleKey, Triplet
 from datamodules.fashioniq import FashionIQData
@@ -94,6 +95,17 @@ def test_a_malformed_pair_is_told_at_the_start(
     )
     with pytest.raises(UserError, match=rf"cap\.toptee\.train\.json, record 1: {problem}"):
         fashioniq(root).train_dataset()
+
+
+def test_published_sizes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="14 images of Fashion-IQ's dress train, but 11,452 are"):
+        fashioniq(root, official=True).train_dataset()
+    shirt = {"categories": ["shirt"], "official": True}
+    monkeypatch.setitem(PUBLISHED, ("train", "shirt"), Published(queries=2, images=3, union=2))
+    with pytest.raises(UserError, match="1 queries of Fashion-IQ's shirt train, but 2 are publ"):
+        fashioniq(root, **shirt).train_dataset()
+    own = "captions/cap.{category}.train.json"
+    assert len(fashioniq(root, captions=own, **shirt).train_dataset()) == 1
 
 
 def test_an_empty_file_is_refused(root: Path) -> None:

@@ -66,6 +66,14 @@ def test_texts_are_two_captions_of_one_image_and_need_no_image(tmp_path: Path) -
     assert dataset[SampleKey(0, 1)] == TextPair(query="d", target="d")
 
 
+def test_lines_are_checked_once(tmp_path: Path) -> None:
+    names = write_folder(tmp_path)
+    data = folder_data(tmp_path)
+    assert [image.id for image in data.train_images()] == names
+    (tmp_path / "train" / "pairs.jsonl").unlink()
+    assert [image.id for image in data.train_images()] == names
+
+
 def test_several_texts_stay_several(tmp_path: Path) -> None:
     names = write_folder(tmp_path)
     row = {"id": 0, "reference": names[0], "texts": ["a", "b"], "targets": [names[1]]}

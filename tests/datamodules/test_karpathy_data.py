@@ -48,6 +48,16 @@ def test_a_record_is_a_pair(tmp_path: Path) -> None:
     assert len(fit(data).seen) == 3
 
 
+@pytest.mark.parametrize("group", [False, True])
+def test_captions_may_be_read_as_blip_reads_them(tmp_path: Path, group: bool) -> None:
+    write_images(tmp_path, 1)
+    content = [{"caption": "A Cup: blue!", "image": NAMES[0]}]
+    data = karpathy(tmp_path, content, caption_template="blip", group=group)
+    assert data.train_dataset()[SampleKey(0, 0)].captions == ("a cup blue",)
+    with pytest.raises(UserError, match="caption_template is 'x'; use one of: as_is, blip"):
+        karpathy(tmp_path, content, caption_template="x")
+
+
 def test_captions_are_grouped_by_their_image_over_files(tmp_path: Path) -> None:
     write_images(tmp_path, 4)
     more = [{"caption": ["one", "two"], "image": NAMES[3]}, {"caption": "again", "image": NAMES[1]}]

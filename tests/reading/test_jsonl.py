@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 import cirlab.reading.jsonl
 from cirlab.errors import UserError
-from cirlab.reading.jsonl import JoinedLines, JsonLines, Row
+from cirlab.reading.jsonl import JoinedLines, JsonLines, Row, unique
 
 
 def write(path: Path, text: str) -> JsonLines:
@@ -247,3 +247,12 @@ def test_long_values_are_cut_in_messages() -> None:
     with pytest.raises(UserError) as caught:
         Row({"a": ["x" * 500, 1]}, "here").texts("a")
     assert len(str(caught.value)) < 200
+
+
+def test_what_stands_twice_is_told_with_both_places(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"id": 1}\n\n{"id": 2}\n{"id": 1}\n')
+    found = unique(JsonLines(path), lambda row: f"the id {row.number('id')}", "remove one")
+    assert [next(found)["id"], next(found)["id"]] == [1, 2]
+    with pytest.raises(UserError, match=r"line 4: the id 1 stands already in .*line 1; remove one"):
+        next(found)

@@ -5,13 +5,23 @@ from pathlib import Path
 import pytest
 
 from cirlab.errors import UserError
-from cirlab.reading.official import DataRoot, check_size
+from cirlab.reading.official import DataRoot, check_choice, check_size
 
 
 def test_a_template_leads_to_an_image(tmp_path: Path) -> None:
     root = DataRoot(str(tmp_path), "x/{id:06d}.{kind}", fields=("id", "kind"))
     image = root.image("seven", id=7, kind="png")
     assert (image.id, image.path) == ("seven", tmp_path / "x" / "000007.png")
+
+
+def test_a_path_is_an_id_and_fills_the_template(tmp_path: Path) -> None:
+    images = {
+        template: DataRoot(str(tmp_path), template, fields=("path", "file")).image_at("a/b/c.jpg")
+        for template in ("{path}", "all/{file}")
+    }
+    assert {image.id for image in images.values()} == {"a/b/c.jpg"}
+    assert images["{path}"].path == tmp_path / "a" / "b" / "c.jpg"
+    assert images["all/{file}"].path == tmp_path / "all" / "c.jpg"
 
 
 @pytest.mark.parametrize(
@@ -51,6 +61,12 @@ def test_identities_differ_by_folder_and_template(tmp_path: Path) -> None:
         for template in ("{id}.jpg", "{id}.png")
     }
     assert len(ids) == 4 and all(name.startswith("a-val-") for name in ids)
+
+
+def test_what_is_no_choice_is_told_with_all_choices() -> None:
+    check_choice("task", None, ("a", None))
+    with pytest.raises(UserError, match=r"task is 'b'; use one of: a, null$"):
+        check_choice("task", "b", ("a", None))
 
 
 def test_another_size_is_refused() -> None:
