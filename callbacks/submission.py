@@ -11,9 +11,10 @@ import lightning as L
 
 from callbacks.retrieval import RetrievalEvaluation
 from cirlab.benchmarks.base import Benchmark
+from cirlab.benchmarks.servers import LIST_SIZE
 from cirlab.errors import UserError
 from cirlab.retrieval.evaluation import Ranking
-from cirlab.retrieval.submission import LIST_SIZE, check_circo, check_cirr, write_circo, write_cirr
+from cirlab.retrieval.submission import check_circo, check_cirr, write_circo, write_cirr
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ def _tell(server: Server, path: Path, violations: Sequence[str]) -> None:
 
 
 def _server(benchmark: Benchmark) -> Server | None:
-    kind = getattr(benchmark, "submission", None)
+    kind = benchmark.submission
     if kind is None:
         return None
     if kind not in SERVERS:

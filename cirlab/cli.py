@@ -140,6 +140,15 @@ class RetrievalCLI(LightningCLI):
             help="Continue the newest run of this experiment from its last checkpoint (fit).",
         )
 
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in ("validate", "test"):
+            # Lightning's own list of all metrics, names cut off; `show_run` prints tables.
+            parser.set_defaults(verbose=False)
+        return parser
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         try:
             self.config = parser.parse_args(args)

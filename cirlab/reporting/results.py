@@ -11,6 +11,8 @@ from rich.table import Table
 
 from cirlab.reporting.run import Run
 
+#: The breakdown that tells how a dialogue goes on.
+ROUND = "round"
 #: Rows of a result beside the method, in the order they are shown.
 BASELINES = ("image_only", "text_only", "sum")
 
@@ -45,10 +47,10 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
 def show_table(
     console: Console,
     title: str,
-    protocol: Mapping[str, Any],
+    protocol: Mapping[str, Any] | None,
     rows: Iterable[tuple[str, Mapping[str, float]]],
 ) -> None:
-    """Print named rows of metrics, with the protocol they share beneath."""
+    """Print named rows of metrics, with the protocol they share beneath, if it is given."""
     rows = list(rows)
     names = list(dict.fromkeys(name for _, metrics in rows for name in metrics))
     # Narrow enough for nine metrics on a terminal of 80 columns.
@@ -62,11 +64,12 @@ def show_table(
         table.add_row(label, *cells)
     console.print(f"\n{title}", style="bold", soft_wrap=True, highlight=False)
     console.print(table)
-    console.print(protocol_line(protocol), soft_wrap=True, highlight=False)
+    if protocol is not None:
+        console.print(protocol_line(protocol), soft_wrap=True, highlight=False)
 
 
 def show_run(run: Run, console: Console) -> None:
-    """Print a table for each benchmark of a run, and where everything lies."""
+    """Print a table for each benchmark of a run, dialogues by round, and where everything lies."""
     record = run.record
     for benchmark, found in (run.results or {}).items():
         baselines = found.get("baselines", {})
@@ -74,5 +77,8 @@ def show_run(run: Run, console: Console) -> None:
         rows = [(record.get("method", "method"), found["metrics"])]
         rows += [(name.replace("_", " "), baselines[name]) for name in known]
         show_table(console, benchmark, found["protocol"], rows)
+        if rounds := found.get("breakdown", {}).get(ROUND, {}):
+            by_round = [(f"{ROUND} {number}", metrics) for number, metrics in rounds.items()]
+            show_table(console, f"{benchmark} by {ROUND}", None, by_round)
     console.print(f"\neverything of this run: {run.folder}", soft_wrap=True, highlight=False)
     console.print("beside other runs: make compare, or make dashboard")

@@ -19,15 +19,13 @@ from typing import Any
 from torch import Tensor
 
 from cirlab.benchmarks.base import Benchmark
+from cirlab.benchmarks.servers import CIRR_VERSION, LIST_SIZE
 from cirlab.errors import UserError
 from cirlab.records import Query
 from cirlab.retrieval.evaluation import Ranking
 
-#: Images that both servers want of each query.
-LIST_SIZE = 50
 #: Members of its subset that CIRR's server wants of each query, by metric.
 CIRR_LIST_SIZES = {"recall": LIST_SIZE, "recall_subset": 3}
-CIRR_VERSION = "rc2"
 #: Megabytes, as CIRR's server gives its limit.
 CIRR_MAX_BYTES = 5_000_000
 

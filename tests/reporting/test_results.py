@@ -49,3 +49,26 @@ def test_the_method_and_its_baselines_fit_a_terminal(tmp_path: Path) -> None:
         "1500 queries, gallery of 3000, ranked against: the whole gallery, excluded: the " in text
     )
     assert str(tmp_path) in text.replace("\n", "")
+
+
+def test_dialogues_are_shown_by_round(tmp_path: Path) -> None:
+    rounds = {str(n): {"cumulative_hits_at_10": n / 20, "mean_rank": 99.0 - n} for n in range(11)}
+    found = {
+        "protocol": Protocol("d", 50, 11, "none", "{text}", "abc").as_dict(),
+        "metrics": {"cumulative_hits_at_10": 0.5, "bri": 1.25},
+        "breakdown": {"round": rounds},
+    }
+    write_json(tmp_path / "results.json", {"d": found})
+    write_json(tmp_path / "run.json", {"method": "CLIP"})
+    out = io.StringIO()
+    show_run(Run(tmp_path), Console(file=out, width=80))
+    text = out.getvalue()
+    assert "d by round" in text
+    rows = [line.split() for line in text.splitlines() if line.strip().startswith("round ")]
+    assert rows[0] == ["round", "0", "0.00", "99.0"] and rows[10] == [
+        "round",
+        "10",
+        "50.00",
+        "89.0",
+    ]
+    assert text.count("annotations abc") == 1
