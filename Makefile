@@ -45,7 +45,7 @@ submission: known-experiment known-submission $(READY) ## rank BENCH's test spli
 	$(CIRLAB) validate -c experiments/$(EXP).yaml -c experiments/overlays/submission_$(BENCH).yaml \
 		$(if $(CKPT),--ckpt_path "$(CKPT)") $(ARGS)
 
-data-check: $(READY) ## tell what of BENCH's data lies in ROOT; ARGS=--decode reads every image
+data-check: $(READY) ## tell what of BENCH's data lies in ROOT; ARGS=--help lists options
 	$(BIN)/python -m cirlab.data_check $(BENCH) $(if $(ROOT),--root "$(ROOT)") $(ARGS)
 
 compare: $(READY) ## print the results of EXPS="a b" side by side (default: all)

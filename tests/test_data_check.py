@@ -15,9 +15,11 @@ import pytest
 from rich.console import Console
 
 from cirlab.data_check import __main__ as command
+from cirlab.data_check import checking
 from cirlab.data_check.checking import build, check
 from cirlab.data_check.descriptions import DATA_SETS, ROOT, DataSet, Part, data_set
 from cirlab.errors import UserError
+from tests.benchmarks.composed_files import write_cirr, write_fashioniq, write_json
 from tests.datamodules.toys import jpeg, write_folder, write_images, write_jsonl
 
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -211,6 +213,163 @@ def test_training_images_of_a_folder(tmp_path: Path) -> None:
     finding = check(part, tmp_path)
     assert finding.sizes == ("21 records", "12 images")
     assert finding.missing == ("images/11.jpg",)
+
+
+def test_images_of_a_folder_that_look_for_texts(tmp_path: Path) -> None:
+    write_folder(tmp_path, split="val")
+    (tmp_path / "val" / "gallery.txt").unlink()
+    (tmp_path / "images" / "3.jpg").unlink()
+    read = {part.name: check(part, tmp_path) for part in DATA_SETS["folder"].parts}
+    finding = read.pop("val/pairs.jsonl/image_to_text")
+    assert finding.sizes == ("12 queries", "24 gallery captions")
+    assert (finding.images, finding.missing) == (12, ("images/3.jpg",))
+    assert all(other.passed_over for other in read.values()), "without a gallery of images"
+
+
+# ---- where images lie -----------------------------------------------------------------------
+
+
+def find(data: str, name: str) -> Part:
+    return next(part for part in DATA_SETS[data].parts if part.name == name)
+
+
+@pytest.fixture
+def garments(tmp_path: Path) -> Path:
+    """Fashion-IQ as a mirror has it, both splits."""
+    for split in ("train", "val"):
+        write_fashioniq(tmp_path / "fashioniq", split=split, suffix="jpg")
+    return tmp_path / "fashioniq"
+
+
+def test_images_of_another_suffix_are_there_if_one_says_so(
+    garments: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """What they are not complete of is the published sizes, which a toy does not have."""
+    options = ["fashioniq", "--root", str(garments), "--lists", str(tmp_path / "lists")]
+    command.main(options)
+    hint = "all of them were looked for at images/{name}.png below the folder; if they have other"
+    text = capsys.readouterr().out
+    assert text.count(hint) == 6 and "3 of 3 images are missing" in text
+    command.main([*options, "--decode", "--images", "images/{name}.jpg"])
+    text = capsys.readouterr().out
+    assert "looked for" not in text and "missing, all" not in text
+    assert text.count("is missing") == text.count("is broken") == 6
+    for part in DATA_SETS["fashioniq"].parts:
+        part = replace(part, queries=None, pool=None)
+        assert check(part, garments, images="images/{name}.jpg").complete
+
+
+def test_some_missing_images_say_nothing_of_the_template(
+    garments: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (garments / "images" / "B41.jpg").unlink()
+    options = ["--root", str(garments), "--lists", str(tmp_path), "--images", "images/{name}.jpg"]
+    assert command.main(["fashioniq", *options]) == 1
+    text = capsys.readouterr().out
+    assert "looked for" not in text
+    assert "1 of 3 images are missing" in text and ": B41" in text
+
+
+@pytest.mark.parametrize(
+    ("images", "problem"),
+    [
+        ("images/{asin}.jpg", r"names 'asin'; it can use: category, name"),
+        ("images/{name", r"'images/\{name' is no template"),
+        ("images/1.jpg", r"'images/1.jpg' is the same for every image"),
+    ],
+)
+def test_what_is_no_template_is_told(garments: Path, images: str, problem: str) -> None:
+    for name in ("dress", "train/dress"):
+        finding = check(find("fashioniq", name), garments, images=images)
+        assert re.search(problem, finding.problem or "")
+
+
+def test_a_template_that_no_class_takes_is_told(root: Path, run: Any) -> None:
+    status, text = run("toy", "--root", str(root), "--images", "{name}.jpg")
+    assert status == 1
+    assert "cannot be read: --images is '{name}.jpg', but where the images of this part lie" in text
+
+
+def test_a_template_serves_all_parts_of_a_data_set_or_none() -> None:
+    """So that one option is enough."""
+    for name, data in DATA_SETS.items():
+        takes = {checking.template(part) is not None for part in data.parts}
+        assert len(takes) == 1, name
+
+
+def test_training_images_of_cirr(tmp_path: Path) -> None:
+    write_cirr(tmp_path, split="train")
+    folder = tmp_path / "img_raw" / "train" / "7"
+    for number in (1, 8):  # a distractor, and a reference
+        (folder / f"dev-{number}-0-img0.png").unlink()
+    finding = check(find("cirr", "train"), tmp_path)
+    assert finding.sizes == ("3 records", "9 images, but 16,939 are published")
+    assert (finding.images, finding.missing) == (4, ("dev-8-0-img0",))
+    assert finding.template == "img_raw/{path}"
+    (tmp_path / "flat").mkdir()
+    for path in folder.iterdir():
+        path.rename(tmp_path / "flat" / path.name)
+    moved = check(find("cirr", "train"), tmp_path, images="flat/{name}.png")
+    assert moved.missing == finding.missing
+
+
+def test_training_images_of_fashioniq(garments: Path) -> None:
+    """Those that are neither reference nor target train nothing."""
+    for name in ("B05", "B12"):
+        (garments / "images" / f"{name}.jpg").unlink()
+    finding = check(find("fashioniq", "train/dress"), garments, images="images/{name}.jpg")
+    assert finding.sizes == (
+        "2 records, but 5,985 are published",
+        "14 images, but 11,452 are published",
+    )
+    assert (finding.images, finding.missing) == (3, ("B12",))
+
+
+def test_dialogues_of_chatir_as_training_data(tmp_path: Path) -> None:
+    """Also one's own, and without a search space."""
+    names = write_images(tmp_path, 4)
+    for file, numbers in (("Human_BLIP2", (0, 1)), ("mine", (1, 2, 3))):
+        rows = [{"img": names[n], "dialog": ["a cat", "is it old? no"]} for n in numbers]
+        write_json(tmp_path / "dialogues" / f"{file}.json", rows)
+    (tmp_path / names[3]).unlink()
+    part = find("chatir", "train/dialogues")
+    finding = check(part, tmp_path)
+    assert finding.sizes == ("5 records", "4 images")
+    assert finding.missing == (names[3],)
+    (tmp_path / "here").mkdir()
+    (tmp_path / names[0]).rename(tmp_path / "here" / "0.jpg")
+    moved = check(part, tmp_path, images="here/{file}")
+    assert moved.missing == tuple(names[1:])
+    write_json(tmp_path / "dialogues" / "mine.json", [{"img": names[1]}])
+    assert re.search(r"mine\.json.*the field 'dialog'", check(part, tmp_path).problem or "")
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "file", "row", "problem"),
+    [
+        (
+            "genecis",
+            "focus_object",
+            "genecis/focus_object.json",
+            {},
+            "focus_object.json holds 1 queries of focus_object, but 1,960 are published; get the "
+            "official file",
+        ),
+        (
+            "coco_facet",
+            "COCO_object",
+            "benchmark/COCO_object_retrieval.json",
+            {"qry_text": "a cat", "tgt_img_path": [1, 2]},
+            "'tgt_img_path' holds 2 images, but 100 are published; get the official file",
+        ),
+    ],
+)
+def test_advice_is_what_a_check_can_do(
+    tmp_path: Path, data: str, name: str, file: str, row: dict[str, Any], problem: str
+) -> None:
+    """It has no `official: false`."""
+    write_json(tmp_path / file, [row])
+    assert (check(find(data, name), tmp_path).problem or "").endswith(problem)
 
 
 def mtcir(root: Path, images: int = 5) -> Part:

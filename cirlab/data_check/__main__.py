@@ -1,4 +1,4 @@
-"""`python -m cirlab.data_check cirr --root DATA [--decode]`: check a data folder.
+"""`python -m cirlab.data_check cirr --root DATA [--images PATH] [--decode]`: check a data folder.
 
 Without a root it is told where a user gets annotations and images, and under which terms. With
 one: what lies in the folder and what does not, whether queries and pools have the published sizes,
@@ -62,6 +62,15 @@ def tell(name: str, part: Part, finding: Finding, folder: Path, console: Console
             if ids is not None:
                 path = folder / f"{name}_{part.name}_{kind}.txt".replace("/", "_")
                 _line(console, f"  {_list(kind, ids, finding.images, path)}")
+        if finding.template is not None and 0 < finding.images == len(finding.missing):
+            _line(console, f"  {_hint(finding.template)}")
+
+
+def _hint(template: str) -> str:
+    return (
+        f"all of them were looked for at {template} below the folder; if they have other paths or "
+        "another suffix, say so by --images"
+    )
 
 
 def _list(kind: str, ids: Sequence[str], images: int, path: Path) -> str:
@@ -90,6 +99,12 @@ def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m cirlab.data_check", description=__doc__)
     parser.add_argument("name", nargs="?", default="", help=f"one of: {', '.join(DATA_SETS)}")
     parser.add_argument("--root", help="the data folder; without it the data set is described")
+    parser.add_argument(
+        "--images",
+        metavar="TEMPLATE",
+        help="path of an image below the root, as the argument `images` of the benchmark, e.g. "
+        "images/{name}.jpg; without it the official one",
+    )
     parser.add_argument("--decode", action="store_true", help="read every image, too")
     parser.add_argument(
         "--lists", type=Path, default=RUNS / "data_check", help="folder for lists of images"
@@ -108,7 +123,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     findings = []
     for part in data.parts:
-        finding = check(part, root, decode=options.decode)
+        finding = check(part, root, images=options.images, decode=options.decode)
         tell(options.name, part, finding, options.lists, console)
         findings += [finding] if finding.passed_over is None else []
     return 0 if findings and all(finding.complete for finding in findings) else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,14 +17,20 @@ from cirlab.data_check.descriptions import ROOT, Part
 from cirlab.data_check.readers import ArchivedImage
 from cirlab.errors import UserError
 from cirlab.reading.files import missing_files
-from cirlab.records import FileImage, Image
+from cirlab.records import Caption, FileImage, Image
+
+#: What benchmarks suggest at the end of a refusal, and a check has no argument for.
+_NOT_HERE = ", or set official: false"
 
 
 class Readable(Protocol):
-    """What a part's class has: a benchmark, or one of the readers below.
+    """What a part's class has: a benchmark, or one of the `readers`.
+
+    It may have `needed`, the images whose files are read, where these are not all of its gallery
+    and its queries.
 
     Attributes:
-        gallery: all images that the data set shows.
+        gallery: all images that the data set shows, or texts.
         queries: or training records.
     """
 
@@ -44,6 +51,7 @@ class Finding:
         sizes: of queries and pools, one line each.
         deviations: those lines that are not as published.
         images: how many different ones it names.
+        template: how their paths were made; None if that cannot be chosen.
         missing: ids of those that are not there.
         broken: ids of those that do not decode; None if it was not tried.
     """
@@ -53,6 +61,7 @@ class Finding:
     sizes: tuple[str, ...] = ()
     deviations: tuple[str, ...] = ()
     images: int = 0
+    template: str | None = None
     missing: tuple[str, ...] = ()
     broken: tuple[str, ...] | None = None
 
@@ -64,59 +73,76 @@ class Finding:
         )
 
 
-def check(part: Part, root: Path, *, decode: bool = False) -> Finding:
+def check(part: Part, root: Path, *, images: str | None = None, decode: bool = False) -> Finding:
     """Read one part from a folder.
 
     Args:
         part: its description.
         root: the data folder.
+        images: template of an image's path below root; None: the official one.
         decode: read every image that is there.
     """
-    absent = [path for path in part.needs if not (root / path).exists()]
+    absent = [path for path in part.needs if not any(root.glob(path))]
     if absent:
         return Finding(passed_over=absent[0])
-    readable = build(part, root)
     try:
+        readable = build(part, root, images)
         readable.setup()
     except UserError as error:
-        return Finding(problem=str(error))
-    images = list(_images(readable))
-    missing = _missing(images)
+        return Finding(problem=str(error).partition(_NOT_HERE)[0])
+    needed = list(_needed(readable))
+    missing = _missing(needed)
     gone = frozenset(missing)
-    there = [image for image in images if image.id not in gone]
+    there = [image for image in needed if image.id not in gone]
     sizes = list(_sizes(part, readable))
     return Finding(
         sizes=tuple(line for line, _ in sizes),
         deviations=tuple(line for line, as_published in sizes if not as_published),
-        images=len(images),
+        images=len(needed),
+        template=images or template(part),
         missing=missing,
         broken=tuple(_broken(there)) if decode else None,
     )
 
 
-def build(part: Part, root: Path) -> Readable:
+def build(part: Part, root: Path, images: str | None = None) -> Readable:
     """An instance of the part's class, not yet set up.
 
     Raises:
-        UserError: the class is not there.
+        UserError: it takes no template of images' paths, but one is given.
     """
-    module, _, name = part.class_path.rpartition(".")
     arguments = {key: _filled_in(value, root) for key, value in part.arguments.items()}
-    if (found := getattr(import_module(module), name, None)) is None:
-        raise UserError(f"{part.class_path}, which reads this data, is not in this version yet")
-    made: Readable = found(**arguments)
+    if images is not None:
+        if template(part) is None:
+            raise UserError(
+                f"--images is {images!r}, but where the images of this part lie is no choice "
+                f"({part.class_path} takes no such template); leave it out"
+            )
+        arguments["images"] = images
+    made: Readable = _class(part)(**arguments)
     return made
+
+
+def _class(part: Part) -> Any:
+    module, _, name = part.class_path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def template(part: Part) -> str | None:
+    """Where the part's class looks for images by itself; None if it cannot be told otherwise."""
+    parameter = inspect.signature(_class(part)).parameters.get("images")
+    return None if parameter is None else str(parameter.default)
 
 
 def _filled_in(value: Any, root: Path) -> Any:
     return value.replace(ROOT, str(root)) if isinstance(value, str) else value
 
 
-def _images(readable: Readable) -> Iterator[Image]:
-    """Every different image of gallery and queries."""
+def _needed(readable: Readable) -> Iterator[Image]:
+    """Every different image whose file is read: of gallery and queries, if not told otherwise."""
     seen: set[str] = set()
     queries = (getattr(query, "image", None) for query in readable.queries)
-    for image in (*readable.gallery, *queries):
+    for image in getattr(readable, "needed", (*readable.gallery, *queries)):
         if isinstance(image, Image) and image.id not in seen:
             seen.add(image.id)
             yield image
@@ -149,9 +175,11 @@ def _decodes(image: Image) -> bool:
 
 def _sizes(part: Part, readable: Readable) -> Iterator[tuple[str, bool]]:
     """A line for each size, and whether it is as published (or nothing is known of it)."""
-    records, images = ("records", "images") if part.training else ("queries", "gallery images")
+    texts = any(isinstance(item, Caption) for item in readable.gallery)
+    items = "captions" if texts else "images"
+    records, items = ("records", items) if part.training else ("queries", f"gallery {items}")
     yield _size(records, len(readable.queries), part.queries)
-    yield _size(images, len(readable.gallery), part.pool)
+    yield _size(items, len(readable.gallery), part.pool)
     if part.candidates is not None:
         found = {len(query.candidates or ()) for query in readable.queries}
         odd = next((size for size in sorted(found) if size != part.candidates), part.candidates)

@@ -1,6 +1,7 @@
 """Where data sets come from, under which terms, and what a folder with them holds.
 
-Sizes are given only where they could be verified against the files or their documentation.
+Sizes are given only where they could be verified against the files or their documentation; those
+that benchmarks check are theirs.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
+from cirlab.benchmarks import chatir, circo, cirr, coco_facet, fashioniq, genecis, karpathy
+from cirlab.dialogue.files import CHATIR_DIALOGUES
 from cirlab.errors import UserError
 
 #: Stands for the data folder in the arguments of a part.
@@ -22,9 +25,11 @@ class Part:
 
     Attributes:
         name: within the data set.
-        class_path: of a `Benchmark`, or of another class with `setup()`, `gallery` and `queries`.
+        class_path: of a `Benchmark`, or of another class with `setup()`, `gallery` and `queries`
+            (`checking.Readable`). One that takes `images` can be told where these lie.
         arguments: of the class; `ROOT` in a text stands for the data folder.
-        needs: files and folders below the root without which the part is passed over.
+        needs: files and folders below the root without which the part is passed over; patterns
+            need one match.
         queries: their published number; None where none could be verified.
         pool: published number of gallery images.
         candidates: published number of images that each query ranks, where queries have their own.
@@ -65,52 +70,74 @@ class DataSet:
 _COCO = "https://cocodataset.org/#download; Flickr's terms of use hold for the photographs"
 _BLIP = "https://storage.googleapis.com/sfr-vision-language-research/datasets"
 _BENCHMARKS = "cirlab.benchmarks"
+_READERS = "cirlab.data_check.readers"
 
 
-def _cirr(split: str, queries: int, pool: int) -> Part:
+def _cirr(split: Literal["val", "test1"]) -> Part:
     return Part(
         name=split,
         class_path=f"{_BENCHMARKS}.CIRR",
         arguments={"root": ROOT, "split": split, "official": False},
-        needs=(f"captions/cap.rc2.{split}.json", f"image_splits/split.rc2.{split}.json"),
-        queries=queries,
-        pool=pool,
+        needs=_files_of_cirr(split),
+        queries=cirr.PUBLISHED[split].queries,
+        pool=cirr.PUBLISHED[split].images,
     )
 
 
-def _circo(split: str, queries: int) -> Part:
+def _cirr_training() -> Part:
+    return Part(
+        name="train",
+        class_path=f"{_READERS}.CIRRTraining",
+        arguments={"root": ROOT},
+        needs=_files_of_cirr("train"),
+        pool=cirr.TRAIN_IMAGES,
+        training=True,
+    )
+
+
+def _files_of_cirr(split: str) -> tuple[str, str]:
+    return cirr.captions_file(split), f"image_splits/split.{cirr.VERSION}.{split}.json"
+
+
+def _circo(split: circo.Split) -> Part:
     return Part(
         name=split,
         class_path=f"{_BENCHMARKS}.CIRCO",
         arguments={"root": ROOT, "split": split, "official": False},
         needs=(
             f"annotations/{split}.json",
-            "COCO2017_unlabeled/annotations/image_info_unlabeled2017.json",
+            circo.IMAGE_INFO,
         ),
-        queries=queries,
+        queries=circo.QUERIES[split],
     )
 
 
-def _fashioniq(category: str, queries: int, pool: int) -> Part:
+def _fashioniq(category: fashioniq.Category, split: str) -> Part:
+    training = split == "train"
     return Part(
-        name=category,
-        class_path=f"{_BENCHMARKS}.FashionIQ",
-        arguments={"root": ROOT, "category": category, "official": False},
-        needs=(f"captions/cap.{category}.val.json", f"image_splits/split.{category}.val.json"),
-        queries=queries,
-        pool=pool,
+        name=f"train/{category}" if training else category,
+        class_path=f"{_READERS}.FashionIQTraining" if training else f"{_BENCHMARKS}.FashionIQ",
+        arguments={"root": ROOT, "category": category} | ({} if training else {"official": False}),
+        needs=tuple(
+            template.format(category=category, split=split)
+            for template in (fashioniq.CAPTIONS, fashioniq.LIST)
+        ),
+        queries=fashioniq.PUBLISHED[split, category].queries,
+        pool=fashioniq.PUBLISHED[split, category].images,
+        training=training,
     )
 
 
-def _genecis(task: str, queries: int | None, candidates: int | None) -> Part:
+def _genecis(task: genecis.Task) -> Part:
     return Part(
         name=task,
         class_path=f"{_BENCHMARKS}.GeneCIS",
         # `official`: the class counts a row's images, of which some are named twice.
         arguments={"root": ROOT, "task": task, "official": True},
         needs=(f"genecis/{task}.json",),
-        queries=queries,
-        candidates=candidates,
+        queries=genecis.QUERIES.get(task),
+        # A query of change_object has one less.
+        candidates=genecis.CANDIDATES[task] if task == "focus_object" else None,
     )
 
 
@@ -130,26 +157,27 @@ def _chatir(dialogues: str) -> Part:
         class_path=f"{_BENCHMARKS}.ChatIR",
         arguments={"root": ROOT, "dialogues": dialogues, "official": False},
         needs=(f"dialogues/{dialogues}.json", "ChatIR_Protocol/Search_Space_val_50k.json"),
-        queries=22_704,  # 2,064 dialogues, ranked after each of 11 texts
-        pool=50_000,
+        queries=chatir.DIALOGUES * chatir.TEXTS_OF_A_DIALOGUE,
+        pool=chatir.SEARCH_SPACE,
     )
 
 
-def _karpathy(prefix: str, split: str, captions: int | None, pool: int | None) -> Part:
+def _karpathy(prefix: str, split: str, captions: int | None) -> Part:
+    file = f"{prefix}_{split}.json"
     return Part(
         name=split,
         class_path=f"{_BENCHMARKS}.KarpathyTextToImage",
-        arguments={"root": ROOT, "annotations": f"{prefix}_{split}.json", "official": False},
-        needs=(f"{prefix}_{split}.json",),
+        arguments={"root": ROOT, "annotations": file, "official": False},
+        needs=(file,),
         queries=captions,
-        pool=pool,
+        pool=karpathy.PUBLISHED_IMAGES.get(file),
     )
 
 
 def _karpathy_training(prefix: str, captions: int | None, images: int | None) -> Part:
     return Part(
         name="train",
-        class_path="cirlab.data_check.readers.KarpathyTraining",
+        class_path=f"{_READERS}.KarpathyTraining",
         arguments={"root": ROOT, "annotations": f"{prefix}_train.json"},
         needs=(f"{prefix}_train.json",),
         queries=captions,
@@ -161,7 +189,7 @@ def _karpathy_training(prefix: str, captions: int | None, images: int | None) ->
 def _images_of(reader: str, split: str, needs: tuple[str, ...]) -> Part:
     return Part(
         name=split,
-        class_path=f"cirlab.data_check.readers.{reader}",
+        class_path=f"{_READERS}.{reader}",
         arguments={"root": ROOT, "split": split},
         needs=needs,
         training=True,
@@ -169,11 +197,13 @@ def _images_of(reader: str, split: str, needs: tuple[str, ...]) -> Part:
 
 
 def _own(split: str, kind: str, file: str) -> Part:
+    """Of one's own folder; only from images to texts the pool is not gallery.txt."""
+    to_text = kind == "FolderImageToText"
     return Part(
-        name=f"{split}/{file}",
+        name=f"{split}/{file}/image_to_text" if to_text else f"{split}/{file}",
         class_path=f"{_BENCHMARKS}.{kind}",
         arguments={"root": ROOT, "split": split, "name": split},
-        needs=(f"{split}/{file}", f"{split}/gallery.txt"),
+        needs=(f"{split}/{file}", *([] if to_text else [f"{split}/gallery.txt"])),
     )
 
 
@@ -188,7 +218,7 @@ DATA_SETS: Mapping[str, DataSet] = {
             ("image_splits/split.rc2.*.json", "pools of train, val and test1"),
             ("img_raw", "NLVR2's images: train/<number>/*.png, dev/*.png, test1/*.png"),
         ),
-        parts=(_cirr("val", 4181, 2297), _cirr("test1", 4148, 2315)),
+        parts=(_cirr_training(), _cirr("val"), _cirr("test1")),
     ),
     "circo": DataSet(
         title="CIRCO, composed retrieval with several targets (arXiv 2303.15247)",
@@ -200,7 +230,7 @@ DATA_SETS: Mapping[str, DataSet] = {
             ("COCO2017_unlabeled/annotations/image_info_unlabeled2017.json", "the pool"),
             ("COCO2017_unlabeled/unlabeled2017", "its images"),
         ),
-        parts=(_circo("val", 220), _circo("test", 800)),
+        parts=(_circo("val"), _circo("test")),
     ),
     "fashioniq": DataSet(
         title="Fashion-IQ (arXiv 1905.12794)",
@@ -209,14 +239,14 @@ DATA_SETS: Mapping[str, DataSet] = {
         "are dead; no licence stated",
         source="README of XiaoxiaoGuo/fashion-iq; sizes are those of its files",
         layout=(
-            ("captions/cap.*.val.json", "queries of dress, shirt and toptee"),
-            ("image_splits/split.*.val.json", "their pools"),
+            ("captions/cap.*.json", "queries of dress, shirt and toptee, train and val"),
+            ("image_splits/split.*.json", "their pools"),
             ("images", "<asin>.png or .jpg"),
         ),
-        parts=(
-            _fashioniq("dress", 2017, 3817),
-            _fashioniq("shirt", 2038, 6346),
-            _fashioniq("toptee", 1961, 5373),
+        parts=tuple(
+            _fashioniq(category, split)
+            for split in ("train", "val")
+            for category in fashioniq.CATEGORIES
         ),
     ),
     "genecis": DataSet(
@@ -229,12 +259,7 @@ DATA_SETS: Mapping[str, DataSet] = {
             ("val2017", "COCO, for the object tasks"),
             ("VG_100K", "Visual Genome, for the attribute tasks"),
         ),
-        parts=(
-            _genecis("focus_attribute", None, None),
-            _genecis("change_attribute", None, None),
-            _genecis("focus_object", 1960, 15),
-            _genecis("change_object", 1960, None),
-        ),
+        parts=tuple(map(_genecis, genecis.TASKS)),
     ),
     "coco_facet": DataSet(
         title="COCO-Facet, retrieval by one attribute of an image (arXiv 2505.15877)",
@@ -247,19 +272,7 @@ DATA_SETS: Mapping[str, DataSet] = {
             ("visual7w/images", "Visual7W, for scene, time and number of people"),
             ("VisualDialog_val2018*.jpg", "VisDial, for weather, beside images of the other two"),
         ),
-        parts=tuple(
-            _facet(facet)
-            for facet in (
-                "COCO_object",
-                "COCO_animal",
-                "COCO_gesture",
-                "COCOStuff_material",
-                "Visual7W_scene",
-                "Visual7W_time",
-                "Visual7W_people_num",
-                "mix_weather",
-            )
-        ),
+        parts=tuple(map(_facet, coco_facet.PLACES)),
     ),
     "chatir": DataSet(
         title="ChatIR, retrieval by dialogue (arXiv 2305.20062)",
@@ -267,19 +280,19 @@ DATA_SETS: Mapping[str, DataSet] = {
         images=f"2017 Unlabeled images at {_COCO}",
         source="README of levymsn/ChatIR; sizes are those of its files",
         layout=(
-            ("dialogues/*.json", "caption and ten rounds, by five pairs of speakers"),
+            ("dialogues/*.json", "caption and ten rounds, by five pairs of speakers; your own"),
             ("ChatIR_Protocol/Search_Space_val_50k.json", "the pool"),
             ("unlabeled2017", "its images"),
         ),
-        parts=tuple(
-            _chatir(dialogues)
-            for dialogues in (
-                "VisDial_v1.0_queries_val",
-                "Human_BLIP2",
-                "ChatGPT_BLIP2",
-                "Unanswered_ChatGPT_BLIP2",
-                "FLAN_ALPACA_XXL_BLIP2",
-            )
+        parts=(
+            *map(_chatir, CHATIR_DIALOGUES),
+            Part(
+                name="train/dialogues",
+                class_path=f"{_READERS}.ChatIRTraining",
+                arguments={"root": ROOT},
+                needs=("dialogues/*.json",),
+                training=True,
+            ),
         ),
     ),
     "coco_karpathy": DataSet(
@@ -295,8 +308,8 @@ DATA_SETS: Mapping[str, DataSet] = {
         ),
         parts=(
             _karpathy_training("coco_karpathy", 566_747, 113_287),
-            _karpathy("coco_karpathy", "val", 25_010, 5000),
-            _karpathy("coco_karpathy", "test", 25_010, 5000),
+            _karpathy("coco_karpathy", "val", 25_010),
+            _karpathy("coco_karpathy", "test", 25_010),
         ),
     ),
     "flickr30k": DataSet(
@@ -310,8 +323,8 @@ DATA_SETS: Mapping[str, DataSet] = {
         ),
         parts=(
             _karpathy_training("flickr30k", None, None),
-            _karpathy("flickr30k", "val", None, None),
-            _karpathy("flickr30k", "test", None, None),
+            _karpathy("flickr30k", "val", None),
+            _karpathy("flickr30k", "test", None),
         ),
     ),
     "visdial": DataSet(
@@ -343,7 +356,7 @@ DATA_SETS: Mapping[str, DataSet] = {
         parts=(
             Part(
                 name="pairs",
-                class_path="cirlab.data_check.readers.MtcirFiles",
+                class_path=f"{_READERS}.MtcirFiles",
                 arguments={"root": ROOT},
                 needs=(),
                 training=True,
@@ -363,12 +376,13 @@ DATA_SETS: Mapping[str, DataSet] = {
             ("*/gallery.txt", "the pool of an evaluation"),
         ),
         parts=(
-            _images_of("FolderRecords", "train", needs=("train",)),
+            _images_of("FolderTraining", "train", needs=("train",)),
             *(
                 _own(split, kind, file)
                 for split in ("val", "test")
                 for kind, file in (
                     ("FolderTextToImage", "pairs.jsonl"),
+                    ("FolderImageToText", "pairs.jsonl"),
                     ("FolderComposed", "composed.jsonl"),
                     ("FolderDialogues", "dialogues.jsonl"),
                     ("FolderFacets", "facets.jsonl"),

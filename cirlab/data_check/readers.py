@@ -10,11 +10,14 @@ from typing import Any
 import PIL.Image
 from tqdm import tqdm
 
+from cirlab.benchmarks import cirr, fashioniq
 from cirlab.benchmarks.captions import captions_in
+from cirlab.dialogue.files import dialogue_of, read_dialogues
 from cirlab.errors import UserError
 from cirlab.reading.folder import Folder, composed_row, dialogue_row
 from cirlab.reading.json_files import JsonArray
 from cirlab.reading.jsonl import JsonLines, Row
+from cirlab.reading.official import DataRoot
 from cirlab.reading.tars import TarIndex
 from cirlab.reading.visdial import VisDial
 from cirlab.records import EncodedImage, FileImage, Image
@@ -42,7 +45,7 @@ _IMAGES_OF = {
 }
 
 
-class FolderRecords:
+class FolderTraining:
     """The training images of a user's own folder (`cirlab.reading.folder`).
 
     Args:
@@ -70,29 +73,117 @@ class FolderRecords:
         self.queries = range(count)
 
 
+class CIRRTraining:
+    """CIRR's training split.
+
+    Attributes:
+        needed: references and targets.
+
+    Args:
+        root: the data folder.
+        images: path of an image below it, see `CIRR`.
+    """
+
+    gallery: Sequence[FileImage] = ()
+    queries: Sequence[Any] = ()
+    needed: Sequence[FileImage] = ()
+
+    def __init__(self, root: str, images: str = "img_raw/{path}") -> None:
+        self.root = root
+        self.images = images
+
+    def setup(self) -> None:
+        images = cirr.CIRRImages(self.root, self.images, "train")
+        pool = images.pool()
+        rows = JsonArray(images.folder.folder / cirr.captions_file("train"))
+        parsed = list(cirr.cirr_rows(rows, pool, answered=True))
+        names = dict.fromkeys(n for row in parsed for n in (row.reference, row.target) if n)
+        self.gallery, self.queries = list(pool.values()), parsed
+        self.needed = [pool[name] for name in names]
+
+
+class FashionIQTraining:
+    """One category of Fashion-IQ's training split.
+
+    Attributes:
+        needed: references and targets; of the other images many are missing everywhere.
+
+    Args:
+        root: the data folder.
+        category: dress, shirt or toptee.
+        images: path of an image below root, see `FashionIQ`.
+    """
+
+    gallery: Sequence[FileImage] = ()
+    queries: Sequence[Any] = ()
+    needed: Sequence[FileImage] = ()
+
+    def __init__(
+        self, root: str, category: fashioniq.Category, images: str = "images/{name}.png"
+    ) -> None:
+        self.root = root
+        self.category = category
+        self.images = images
+
+    def setup(self) -> None:
+        data = DataRoot(self.root, self.images, fields=("name", "category"))
+        names = fashioniq.listed_images(data.folder, self.category, "train")
+        pool = {name: data.image(name, name=name, category=self.category) for name in names}
+        path = fashioniq.captions_file(data.folder, self.category, "train")
+        rows = fashioniq.fashioniq_rows(JsonArray(path), pool)
+        self.gallery, self.queries = list(pool.values()), rows
+        self.needed = [pool[n] for n in dict.fromkeys(n for row in rows for n in row.images)]
+
+
+class ChatIRTraining:
+    """All dialogues in ChatIR's format, released ones and others, with or without a search space.
+
+    Args:
+        root: with `dialogues/*.json`.
+        images: path of an image below it, see `ChatIR`.
+    """
+
+    gallery: Sequence[FileImage] = ()
+    queries: Sequence[Any] = ()
+
+    def __init__(self, root: str, images: str = "{path}") -> None:
+        self.root = root
+        self.images = images
+
+    def setup(self) -> None:
+        data = DataRoot(self.root, self.images, fields=("path", "file"))
+        files = sorted(data.folder.glob("dialogues/*.json"))
+        names = [dialogue_of(row)[0] for file in files for row in read_dialogues(file)]
+        self.gallery = [data.image_at(name) for name in dict.fromkeys(names)]
+        self.queries = names
+
+
 class KarpathyTraining:
     """The captions and images of BLIP's training files for COCO and Flickr30k.
 
     Args:
         root: the data folder.
         annotations: file below it.
+        images: path of an image below root, see `KarpathyTextToImage`.
     """
 
     gallery: Sequence[FileImage] = ()
     queries: Sequence[Any] = ()
 
-    def __init__(self, root: str, annotations: str) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str, annotations: str, images: str = "{path}") -> None:
+        self.root = root
         self.annotations = annotations
+        self.images = images
 
     def setup(self) -> None:
+        data = DataRoot(self.root, self.images, fields=("path", "file"))
         paths: dict[str, None] = {}
         count = 0
-        rows = JsonArray(self.root / self.annotations)
+        rows = JsonArray(data.folder / self.annotations)
         for row in tqdm(rows, desc=self.annotations, delay=2, disable=None):
             count += len(captions_in(row))
             paths[row.text("image")] = None
-        self.gallery = [FileImage(id=path, path=self.root / path) for path in paths]
+        self.gallery = [data.image_at(path) for path in paths]
         self.queries = range(count)
 
 
