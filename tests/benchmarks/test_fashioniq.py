@@ -242,7 +242,7 @@ def test_other_queries_of_the_same_pools(root: Path, caplog: pytest.LogCaptureFi
         ({"candidate": "B50"}, "its candidate B50 is not in the category's image_splits file"),
         ({"target": "B00"}, "B00 is both candidate and target"),
         ({"target": None}, "the field 'target' is null"),
-        ({"target": "B13"}, r"candidate B00 and target B13 stands already in .*record 1"),
+        ({"target": "B13"}, r"the pair of candidate B00 and target B13 stands alr.*record 1"),
         ({"captions": "x"}, "the field 'captions' is \"x\", but must be a list of texts"),
         ({"captions": ["", " "]}, r"the field 'captions' is \[\"\", \" \"\], but must be"),
         ({"captions": ["x", 3]}, r"the field 'captions' is \[\"x\", 3\], but must be"),
