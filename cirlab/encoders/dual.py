@@ -184,23 +184,6 @@ class OpenClipEncoder(DualEncoder):
         embeddings: torch.Tensor = self.model.encode_text(tokens["input_ids"])
         return embeddings
 
-    def query_parts(self, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """A query's image and its words, each as (B, D), from what `DualQueryReader` gives.
-
-        Returns {"image_only", "text_only"}, or "text_only" alone where queries have no image. Rows
-        are unit vectors; those of queries without words are zero in "text_only", so that in a sum
-        the image alone counts, whatever the other queries of a batch are.
-        """
-        parts: dict[str, torch.Tensor] = {}
-        if "image" in inputs:
-            parts["image_only"] = self.embed_images(inputs["image"])
-        if "text" in inputs:
-            worded = inputs["worded"].unsqueeze(1)
-            parts["text_only"] = self.encode_texts(inputs["text"]).masked_fill(~worded, 0.0)
-        elif parts:
-            parts["text_only"] = torch.zeros_like(parts["image_only"])
-        return parts
-
     def backbone_features(self, pixels: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = self.image_backbone(pixels)
         return features
