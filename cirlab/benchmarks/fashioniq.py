@@ -67,6 +67,28 @@ class FashionIQRules(Benchmark):
     breakdowns = ("category",)
     average_over = "category"
 
+    def choose(
+        self, caption_template: CaptionTemplate, both_orders: bool, exclude_reference: bool
+    ) -> None:
+        """Set what papers differ in, see `FashionIQ`."""
+        self.caption_template: CaptionTemplate = caption_template
+        self.both_orders = both_orders
+        self.exclude_reference = exclude_reference
+        self.exclusion = "the reference image" if exclude_reference else "none"
+        self.query_template = f"{caption_template}: {TEMPLATES[caption_template].pattern}"
+        #: Texts of the queries with their captions in the other order.
+        self.reversed: list[str] = []
+
+    @property
+    def wordings(self) -> int:
+        return 2 if self.both_orders else 1
+
+    def asked(self) -> Sequence[Query]:
+        if not self.both_orders:
+            return self.queries
+        pairs = zip(self.queries, self.reversed, strict=True)
+        return [asked for query, text in pairs for asked in (query, replace(query, text=text))]
+
     def score(self, ranks: TargetRanks, queries: Sequence[Query]) -> dict[str, float]:
         """Recall@10/50."""
         return recalls(ranks.targets[:, :1], (10, 50))
@@ -136,30 +158,15 @@ class FashionIQ(FashionIQRules):
         check_captions(captions, self.categories)
         self.split = split
         self.name = name or _name(pool, category, split, refined=captions is not None)
-        self.caption_template = caption_template
-        self.both_orders = both_orders
-        self.exclude_reference = exclude_reference
+        self.choose(caption_template, both_orders, exclude_reference)
         self.images = images
         self.captions = captions
         self.official = official
-        self.exclusion = "the reference image" if exclude_reference else "none"
-        self.query_template = f"{caption_template}: {TEMPLATES[caption_template].pattern}"
-        self._reversed: list[str] = []
 
     @property
     def gallery_id(self) -> str:
         of = self.categories[0] if len(self.categories) == 1 else "all"
         return self._folder.identity("fashioniq", self.split, of)
-
-    @property
-    def wordings(self) -> int:
-        return 2 if self.both_orders else 1
-
-    def asked(self) -> Sequence[Query]:
-        if not self.both_orders:
-            return self.queries
-        pairs = zip(self.queries, self._reversed, strict=True)
-        return [asked for query, text in pairs for asked in (query, replace(query, text=text))]
 
     @property
     def _folder(self) -> DataRoot:
@@ -168,7 +175,7 @@ class FashionIQ(FashionIQRules):
     def setup(self) -> None:
         folder = self._folder
         images: dict[str, FileImage] = {}
-        self.queries, self._reversed = [], []
+        self.queries, self.reversed = [], []
         for category in self.categories:
             listed = listed_images(folder.folder, category, self.split)
             for name in listed:
@@ -178,7 +185,7 @@ class FashionIQ(FashionIQRules):
             # The whole gallery is ranked faster where it is the pool.
             candidates = pool if self.pool == "union" or len(self.categories) > 1 else None
             self.queries += [self._query(category, row, images, candidates) for row in rows]
-            self._reversed += [self._text(row.captions[::-1]) for row in rows]
+            self.reversed += [self._text(row.captions[::-1]) for row in rows]
         self.gallery = list(images.values())
         self._tell_missing()
 

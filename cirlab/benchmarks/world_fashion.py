@@ -9,7 +9,7 @@ other says; their joined text tells everything.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -81,26 +81,11 @@ class WorldFashionIQ(FashionIQRules, WorldFamilies):
         self.at_least(queries_per_category=queries_per_category)
         self.queries_per_category = queries_per_category
         self.pool: Pool = pool
-        self.caption_template: CaptionTemplate = caption_template
-        self.both_orders = both_orders
-        self.exclude_reference = exclude_reference
-        self.exclusion = "the reference image" if exclude_reference else "none"
-        self.query_template = f"{caption_template}: {TEMPLATES[caption_template].pattern}"
-        self._reversed: list[str] = []
-
-    @property
-    def wordings(self) -> int:
-        return 2 if self.both_orders else 1
-
-    def asked(self) -> Sequence[Query]:
-        if not self.both_orders:
-            return self.queries
-        pairs = zip(self.queries, self._reversed, strict=True)
-        return [asked for query, text in pairs for asked in (query, replace(query, text=text))]
+        self.choose(caption_template, both_orders, exclude_reference)
 
     def ask(self, groups: Sequence[Group], gallery: Sequence[SceneImage]) -> Iterable[Query]:
         equal = ids_by_signature(gallery)
-        self._reversed = []
+        self.reversed = []
         unique = {names[0] for names in equal.values() if len(names) == 1}
         for number, category in enumerate(CATEGORIES):
             rng = self.numbers(Stream.FASHION, number)
@@ -115,7 +100,7 @@ class WorldFashionIQ(FashionIQRules, WorldFamilies):
             pool = self._pool(category, chosen, gallery)
             for pair in chosen:
                 captions = pair.captions(rng)
-                self._reversed.append(self._text(captions[::-1]))
+                self.reversed.append(self._text(captions[::-1]))
                 yield self._query(category, pair, pool, captions)
 
     def _pairs(self, groups: Sequence[Group], category: str) -> Iterable[_Pair]:
