@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
 
 from callbacks.csv_log import CsvLog
 from callbacks.mlflow_log import MlflowLog
 from callbacks.retrieval import RetrievalEvaluation
 from cirlab.reporting.machine import PeakMemory, code_revision, device_name, package_versions
-from cirlab.reporting.run import write_json
+from cirlab.reporting.run import TRAINED_HERE, TRAINING_FREE, UNTRAINED, write_json
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class RunRecord(L.Callback):
     def __init__(self) -> None:
         self.record: dict[str, Any] = {}
         self.epoch_seconds: list[float] = []
+        self._evaluates: dict[str, int] | None = None
         self._folder: Path | None = None
         self._csv_rows = 0
         self._memory = PeakMemory()
@@ -57,6 +59,9 @@ class RunRecord(L.Callback):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        if trainer.state.fn != TrainerFn.FITTING:
+            self._evaluates = {"epoch": checkpoint["epoch"], "step": checkpoint["global_step"]}
+            return
         state = checkpoint.get(self.KEY)
         if state is not None:
             self._csv_rows = state["csv_rows"]
@@ -142,7 +147,7 @@ class RunRecord(L.Callback):
         self._memory.look(now=True)
         if self._folder is None or not trainer.is_global_zero:
             return
-        self.record["evaluated_after"] = {
+        self.record["evaluated_after"] = self._evaluates or {
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,
         }
@@ -178,6 +183,7 @@ def _facts(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
     code = code_revision()
     return {
         "method": type(pl_module).__name__,
+        "weights": _weights(trainer, pl_module),
         "command": shlex.join(["python", "-m", "cirlab", *sys.argv[1:]]),
         "code_revision": code["revision"],
         "code_dirty": code["dirty"],
@@ -190,6 +196,15 @@ def _facts(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         "trained_parameters": sum(p.numel() for p in pl_module.parameters() if p.requires_grad),
         "packages": package_versions(),
     }
+
+
+def _weights(trainer: L.Trainer, pl_module: L.LightningModule) -> str:
+    """Where the evaluated weights come from: this run, a checkpoint, or no training at all."""
+    if trainer.state.fn == TrainerFn.FITTING:
+        return TRAINED_HERE
+    if trainer.ckpt_path is not None:
+        return str(trainer.ckpt_path)
+    return UNTRAINED if getattr(pl_module, "train_record", ()) else TRAINING_FREE
 
 
 def _logger(trainer: L.Trainer, kind: type[LoggerT]) -> LoggerT | None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
 
 from callbacks.retrieval import RetrievalEvaluation
+from cirlab import distributed
 from cirlab.benchmarks.base import Benchmark
 from cirlab.benchmarks.servers import LIST_SIZE
 from cirlab.errors import UserError
@@ -43,8 +45,8 @@ class Submission(L.Callback):
     """Writes submission files after every evaluation, for benchmarks that have a server.
 
     Those are the benchmarks with an attribute `submission`, "cirr" or "circo". Each file is read
-    back and checked; violations are logged as a warning, all of them stand beside the file in
-    `<file>.violations.txt`.
+    back and checked; violations end an evaluation with a sentence (in training they are a warning),
+    and all of them stand beside the file in `<file>.violations.txt`.
 
     Args:
         folder: of the files; null: `submission/` in the run's folder.
@@ -92,28 +94,44 @@ class Submission(L.Callback):
         run = Path(trainer.log_dir or trainer.default_root_dir)
         folder = Path(self.folder) if self.folder is not None else run / FOLDER
         benchmarks = {benchmark.name: benchmark for benchmark in _benchmarks(trainer)}
-        # Only the process that ranks has rankings.
-        for callback in _retrieval(trainer):
-            for name, ranking in callback.rankings.items():
-                if (server := _server(benchmarks[name])) is not None:
-                    _submit(server, benchmarks[name], ranking, folder)
+        # Only the process that ranks has rankings; all end if a file is not as it must be.
+        try:
+            distributed.together(lambda: _submit_all(_retrieval(trainer), benchmarks, folder))
+        except UserError as error:
+            if trainer.state.fn != TrainerFn.FITTING:
+                raise
+            # Training goes on to an evaluation that may serve.
+            log.warning("%s", error)
 
 
-def _submit(server: Server, benchmark: Benchmark, ranking: Ranking, folder: Path) -> None:
-    for path in server.write(benchmark, ranking, folder):
-        _tell(server, path, server.check(path, benchmark))
+def _submit_all(
+    callbacks: Sequence[RetrievalEvaluation], benchmarks: Mapping[str, Benchmark], folder: Path
+) -> None:
+    """Write and check every file.
+
+    Raises:
+        UserError: a server would refuse some of them.
+    """
+    refused: list[str] = []
+    for callback in callbacks:
+        for name, ranking in callback.rankings.items():
+            if (server := _server(benchmarks[name])) is not None:
+                for path in server.write(benchmarks[name], ranking, folder):
+                    refused += _told(server, path, server.check(path, benchmarks[name]))
+    if refused:
+        raise UserError("; ".join(refused))
 
 
-def _tell(server: Server, path: Path, violations: Sequence[str]) -> None:
+def _told(server: Server, path: Path, violations: Sequence[str]) -> list[str]:
+    """Say that a file is valid, or return the sentence that says what is wrong with it."""
     report = path.with_name(f"{path.name}.violations.txt")
     report.unlink(missing_ok=True)
     if not violations:
         log.info("submission file %s is valid; its server is %s", path, server.address)
-        return
+        return []
     report.write_text("".join(f"{line}\n" for line in violations), encoding="utf-8")
     more = f"; all {len(violations)} are in {report}" if len(violations) > NAMED else ""
-    first = "; ".join(violations[:NAMED])
-    log.warning("submission file %s would be refused: %s%s", path, first, more)
+    return [f"submission file {path} would be refused: {'; '.join(violations[:NAMED])}{more}"]
 
 
 def _server(benchmark: Benchmark) -> Server | None:

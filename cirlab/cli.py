@@ -38,7 +38,7 @@ from cirlab.command.explain import explain
 from cirlab.command.references import RawConfig, check_references, read_config
 from cirlab.errors import UserError
 from cirlab.reporting.results import show_run
-from cirlab.reporting.run import RUNS, Run, newest_with_last, runs_of
+from cirlab.reporting.run import RUNS, UNTRAINED, Run, newest_with_last, runs_of
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +46,6 @@ log = logging.getLogger(__name__)
 NAMED_CALLBACKS = ("retrieval", "contact_sheet", "last_checkpoint", "best_checkpoint")
 #: No abbreviations: `--trainer.bar` would set `barebones`.
 PARSER: dict[str, Any] = {"parser_mode": "omegaconf", "allow_abbrev": False}
-#: Value of `--ckpt_path` that evaluates a method as it is before any training.
-UNTRAINED = "untrained"
 #: What the packages of this repository say is for the user; libraries speak when it matters.
 PACKAGES = ("cirlab", "lightning_modules", "datamodules", "callbacks")
 

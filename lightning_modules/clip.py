@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -65,6 +66,16 @@ class ClipFromScratch:
     image_weights: str | None = None
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    def write(self, folder: Path) -> None:
+        """Write configuration and tokenizer in open_clip's layout, without weights."""
+        write_clip_folder(
+            folder,
+            {"embed_dim": self.embed_dim, "vision_cfg": self.vision, "text_cfg": self.text},
+            words=vocabulary_words(self.vocabulary, self.caption_files),
+            preprocess={"mean": self.mean, "std": self.std, "interpolation": "bicubic"},
+            text_transformer=self.text_transformer,
+        )
 
 
 class CLIP(RetrievalModule):
@@ -133,20 +144,12 @@ class CLIP(RetrievalModule):
     def _from_scratch(self, scratch: ClipFromScratch) -> OpenClipEncoder:
         if self.export_to is None:
             raise UserError("from_scratch needs export_to: the folder of the new model's files")
-        architecture = {
-            "embed_dim": scratch.embed_dim,
-            "vision_cfg": scratch.vision,
-            "text_cfg": scratch.text,
-        }
-        folder = Path(self.export_to)
-        write_clip_folder(
-            folder,
-            architecture,
-            words=vocabulary_words(scratch.vocabulary, scratch.caption_files),
-            preprocess={"mean": scratch.mean, "std": scratch.std, "interpolation": "bicubic"},
-            text_transformer=scratch.text_transformer,
-        )
-        encoder = OpenClipEncoder(f"local-dir:{folder}", load_weights=False)
+        # Built in a folder of its own: what an earlier run has exported stays whole until this
+        # one has something better, and an evaluation exports nothing.
+        with TemporaryDirectory() as folder:
+            scratch.write(Path(folder))
+            encoder = OpenClipEncoder(f"local-dir:{folder}", load_weights=False)
+        encoder.name = f"local-dir:{self.export_to}"
         if scratch.image_weights is not None:
             _load_trunk(encoder, Path(scratch.image_weights))
         if scratch.word_vectors:
@@ -185,8 +188,11 @@ class CLIP(RetrievalModule):
         return {"contrastive": self.loss(images, texts, batch["ids"], temperature=temperature) / 2}
 
     def on_fit_end(self) -> None:
-        if self.export_to is not None and self.trainer.is_global_zero:
-            export_open_clip(self._encoder, Path(self.export_to))
+        if self.export_to is None or not self.trainer.is_global_zero:
+            return
+        if self.scratch is not None:
+            self.scratch.write(Path(self.export_to))
+        export_open_clip(self._encoder, Path(self.export_to))
 
     # ---- evaluation ---------------------------------------------------------------------
 

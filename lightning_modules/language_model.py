@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -65,15 +66,21 @@ class EmbeddingLanguageModel(Learner):
     def configure_model(self) -> None:
         if self.model is not None:
             return
-        words = vocabulary_words(self.vocabulary, self.caption_files)
-        write_llm_folder(self.export_to, self.config, words)
-        self.tokenizer = AutoTokenizer.from_pretrained(self.export_to)
-        config = AutoConfig.from_pretrained(self.export_to)
+        # Not in export_to: what an earlier run has left there stays whole until this one ends.
+        with TemporaryDirectory() as folder:
+            self._write_folder(Path(folder))
+            self.tokenizer = AutoTokenizer.from_pretrained(folder)
+            config = AutoConfig.from_pretrained(folder)
         self.model = AutoModelForCausalLM.from_config(config).train()
         if self.vocabulary != WORLD:
             words, vectors = read_word_vectors(Path(self.vocabulary))
             embedding = self.model.get_input_embeddings()
             set_word_vectors(embedding, self.tokenizer, words, vectors)
+
+    def _write_folder(self, folder: Path) -> None:
+        """Configuration and tokenizer in transformers' layout, without weights."""
+        words = vocabulary_words(self.vocabulary, self.caption_files)
+        write_llm_folder(folder, self.config, words)
 
     def train_collator(self) -> Callable[[Sequence[TextPair]], Inputs]:
         return TextPairCollator(LLMProcessor(self.tokenizer, self.max_length), QueryTemplate())
@@ -100,6 +107,7 @@ class EmbeddingLanguageModel(Learner):
     def on_fit_end(self) -> None:
         if self.trainer.is_global_zero:
             assert self.model is not None
+            self._write_folder(self.export_to)
             self.model.save_pretrained(self.export_to)
 
 

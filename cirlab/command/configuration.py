@@ -38,11 +38,14 @@ def base_files(file: Path) -> list[Path]:
 
 
 def experiment_name(files: Sequence[Path]) -> str:
-    """`paper/collm` for `experiments/paper/collm.yaml`, the last file that is no overlay."""
+    """`paper/collm` for `experiments/paper/collm.yaml`, the first file that is no overlay.
+
+    What is given after it, wherever that lies, changes settings of that experiment.
+    """
     named = [file for file in files if file.name != BASE]
     if not named:
         return "unnamed"
-    file = without_overlays(named)[-1].resolve()
+    file = without_overlays(named)[0].resolve()
     folder = base_files(file)[0].parent
     if folder in file.parents:
         return file.relative_to(folder).with_suffix("").as_posix()
@@ -69,7 +72,7 @@ def with_base(args: Sequence[str]) -> list[str]:
     files = config_files(args)
     if not args or args[0] not in SUBCOMMANDS or any(file.name == BASE for file in files):
         return list(args)
-    bases = base_files(without_overlays(files)[-1]) if files else [EXPERIMENTS / BASE]
+    bases = base_files(without_overlays(files)[0]) if files else [EXPERIMENTS / BASE]
     options = [option for base in bases for option in ("-c", str(base))]
     return [args[0], *options, *args[1:]]
 

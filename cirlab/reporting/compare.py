@@ -20,7 +20,15 @@ from rich.console import Console
 from cirlab.benchmarks.base import Protocol
 from cirlab.errors import UserError
 from cirlab.reporting.results import BASELINES, show_table
-from cirlab.reporting.run import RUNS, Run, experiments_that_ran, runs_of
+from cirlab.reporting.run import (
+    RUNS,
+    TRAINED_HERE,
+    TRAINING_FREE,
+    UNTRAINED,
+    Run,
+    experiments_that_ran,
+    runs_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +58,9 @@ def select_runs(experiments: Sequence[str], root: Path, *, every: bool) -> dict[
             known = ", ".join(there) or "none"
             hint = f"did you mean {close[0]}?" if close else f"there are: {known}"
             raise UserError(f"experiment {name} has no results below {root}; {hint}")
-        found |= {f"{name} #{run.number}": run for run in (runs if every else runs[:1])}
+        # The newest, but what no training has touched only where there is nothing else.
+        runs.sort(key=lambda run: run.weights == UNTRAINED)
+        found |= {_label(name, run): run for run in (runs if every else runs[:1])}
     if not found:
         raise UserError(f"there are no results below {root} yet; train with make train EXP=collm")
     return found
@@ -121,6 +131,17 @@ def main(args: Sequence[str] | None = None) -> int:
         return 2
     show_comparison(runs, Console())
     return 0
+
+
+def _label(experiment: str, run: Run) -> str:
+    """The run, and which weights it evaluated if it has trained none."""
+    label = f"{experiment} #{run.number}"
+    if run.weights in (TRAINED_HERE, TRAINING_FREE):
+        return label
+    if run.weights == UNTRAINED:
+        return f"{label} ({UNTRAINED})"
+    checkpoint = Path(run.weights)
+    return f"{label} ({checkpoint.parent.parent.name}/{checkpoint.name})"
 
 
 def _scored(run: Run) -> bool:

@@ -72,6 +72,10 @@ def show_run(run: Run, console: Console) -> None:
     """Print a table for each benchmark of a run, dialogues by round, and where everything lies."""
     record = run.record
     for benchmark, found in (run.results or {}).items():
+        if not found["metrics"]:
+            console.print(f"\n{benchmark}", style="bold", soft_wrap=True, highlight=False)
+            console.print("ranked, not scored: its answers are held back")
+            continue
         baselines = found.get("baselines", {})
         known = [name for name in BASELINES if name in baselines]
         rows = [(record.get("method", "method"), found["metrics"])]

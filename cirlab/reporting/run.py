@@ -14,6 +14,8 @@ from typing import Any
 
 #: Default folder of all runs.
 RUNS = Path("runs")
+#: Where a run's weights come from, if from no checkpoint.
+TRAINED_HERE, UNTRAINED, TRAINING_FREE = "trained here", "untrained", "training-free"
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,11 @@ class Run:
     def results(self) -> dict[str, Any] | None:
         """What `results.json` says, None before the first evaluation."""
         return _read(self.folder / "results.json")
+
+    @property
+    def weights(self) -> str:
+        """Which weights were evaluated: `TRAINED_HERE`, the path of a checkpoint, `UNTRAINED`."""
+        return str(self.record.get("weights", TRAINED_HERE))
 
     @property
     def record(self) -> dict[str, Any]:

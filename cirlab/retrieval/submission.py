@@ -91,6 +91,8 @@ def check_cirr(path: Path, benchmark: Benchmark) -> list[str]:
         UserError: there is no such file.
     """
     content, found = _read(path)
+    if content is None:
+        return found
     if path.stat().st_size > CIRR_MAX_BYTES:
         size = path.stat().st_size
         found.append(f"the file has {size:,} bytes, the server takes {CIRR_MAX_BYTES:,} at most")
@@ -126,6 +128,8 @@ def check_circo(path: Path, benchmark: Benchmark) -> list[str]:
         UserError: there is no such file, or an id of the gallery holds no number.
     """
     content, found = _read(path)
+    if content is None:
+        return found
     known = {coco_number(item.id) for item in benchmark.gallery}
     found += _check_queries(content, benchmark)
     for query in benchmark.queries:
@@ -178,8 +182,8 @@ def _write(path: Path, content: Mapping[str, Any]) -> Path:
     return path
 
 
-def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """A file's content, and what is wrong with it as a JSON object."""
+def _read(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """A file's content, None if it is no JSON object, and what is wrong with it as one."""
     if not path.is_file():
         raise UserError(f"there is no submission file {path}; correct the path")
     twice: list[str] = []
@@ -193,9 +197,9 @@ def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
     try:
         content = json.loads(path.read_bytes(), object_pairs_hook=mapping)
     except ValueError as error:
-        return {}, [f"the file is not valid JSON ({error})"]
+        return None, [f"the file is not valid JSON ({error})"]
     if not isinstance(content, dict):
-        return {}, [f"the file holds a {type(content).__name__}, must be one object"]
+        return None, [f"the file holds a {type(content).__name__}, must be one object"]
     return content, twice
 
 

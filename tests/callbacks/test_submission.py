@@ -85,21 +85,20 @@ def test_the_files_hold_the_ranking(tmp_path: Path) -> None:
     assert content == {str(i): images[i, :50].tolist() for i in range(7)}
 
 
-def test_violations_are_told_and_written_down(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_violations_end_the_run_and_are_written_down(tmp_path: Path) -> None:
     """Every reference is broken, so that no query but one can be ranked."""
     broken = [(number + 5) % 60 for number in range(20)]
-    validate(tmp_path, Served("circo", asked=21, broken=broken), folder=str(tmp_path))
+    with pytest.raises(UserError) as refused:
+        validate(tmp_path, Served("circo", asked=21, broken=broken), folder=str(tmp_path))
     report = tmp_path / "circo_test.json.violations.txt"
     lines = report.read_text().splitlines()
     # The broken images leave 40 for the last query, too.
     assert lines == [f"query {i} is missing" for i in range(20)] + [
         "query 20 has 39 images, must have 50"
     ]
-    (told,) = [r.getMessage() for r in caplog.records if "would be refused" in r.getMessage()]
-    assert "query 9 is missing; all 21 are in" in told
-    assert str(report) in told
+    told = str(refused.value)
+    assert told.startswith(f"submission file {tmp_path / 'circo_test.json'} would be refused")
+    assert f"query 9 is missing; all 21 are in {report}" in told
     validate(tmp_path, Served("circo"), folder=str(tmp_path))
     assert not report.exists()
 

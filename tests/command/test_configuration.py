@@ -44,6 +44,8 @@ def test_names_of_experiments() -> None:
     assert not any("_base" in name or "overlays" in name for name in names)
     assert experiment_name([EXPERIMENTS / "_base.yaml", EXPERIMENTS / "collm.yaml"]) == "collm"
     assert experiment_name([Path("somewhere/else.yaml")]) == "else"
+    # What comes after an experiment changes it, wherever it lies.
+    assert experiment_name([EXPERIMENTS / "collm.yaml", Path("/tmp/small.yaml")]) == "collm"
 
 
 def test_an_overlay_names_nothing_and_brings_no_base() -> None:

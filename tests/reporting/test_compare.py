@@ -144,3 +144,17 @@ def test_an_experiment_without_results_names_those_with(tmp_path: Path) -> None:
 def test_exit_status_without_any_results(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert main(["--runs", str(tmp_path)]) == 2
     assert "no results" in caplog.text
+
+
+def test_weights_of_evaluations_are_named_and_untrained_ones_come_last(tmp_path: Path) -> None:
+    """An evaluation before training does not take the place of what was trained."""
+    trained, best = "trained here", "runs/x/version_0/checkpoints/best.ckpt"
+    for number, weights in enumerate((trained, best, "untrained")):
+        write_json(tmp_path / f"x/version_{number}/results.json", {"b": result(0.1)})
+        write_json(tmp_path / f"x/version_{number}/run.json", {"weights": weights})
+    write_json(tmp_path / "y/version_0/results.json", {"b": result(0.1)})
+    write_json(tmp_path / "y/version_0/run.json", {"weights": "untrained"})
+    newest = select_runs([], tmp_path, every=False)
+    assert list(newest) == ["x #1 (version_0/best.ckpt)", "y #0 (untrained)"]
+    every = select_runs(["x"], tmp_path, every=True)
+    assert list(every) == ["x #1 (version_0/best.ckpt)", "x #0", "x #2 (untrained)"]
