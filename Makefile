@@ -25,6 +25,7 @@ EXPERIMENTS := $(shell find experiments -name '*.yaml' ! -name '_*' ! -path '*/o
 SUBMISSIONS := $(patsubst experiments/overlays/submission_%.yaml,%,\
 	$(wildcard experiments/overlays/submission_*.yaml))
 CIRLAB := $(BIN)/python -m cirlab
+CHECKPOINT = $(if $(CKPT),--ckpt_path "$(CKPT)")
 
 .DEFAULT_GOAL := help
 .PHONY: help train validate submission data-check compare dashboard test lint bench zoo clean \
@@ -39,11 +40,10 @@ train: known-experiment $(READY) ## train and evaluate EXP; RESUME=1 continues i
 	$(CIRLAB) fit -c experiments/$(EXP).yaml $(if $(RESUME),--resume true) $(ARGS)
 
 validate: known-experiment $(READY) ## evaluate CKPT of EXP (default: the best of its newest run)
-	$(CIRLAB) validate -c experiments/$(EXP).yaml $(if $(CKPT),--ckpt_path "$(CKPT)") $(ARGS)
+	$(CIRLAB) validate -c experiments/$(EXP).yaml $(CHECKPOINT) $(ARGS)
 
 submission: known-experiment known-submission $(READY) ## rank BENCH's test split with CKPT of EXP for its server
-	$(CIRLAB) validate -c experiments/$(EXP).yaml -c experiments/overlays/submission_$(BENCH).yaml \
-		$(if $(CKPT),--ckpt_path "$(CKPT)") $(ARGS)
+	$(CIRLAB) validate -c experiments/$(EXP).yaml -c experiments/overlays/submission_$(BENCH).yaml $(CHECKPOINT) $(ARGS)
 
 data-check: $(READY) ## tell what of BENCH's data lies in ROOT; ARGS=--help lists options
 	$(BIN)/python -m cirlab.data_check $(BENCH) $(if $(ROOT),--root "$(ROOT)") $(ARGS)
