@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from cirlab.benchmarks.base import Benchmark
@@ -63,13 +64,22 @@ def check_kind(module: Any, benchmark: Benchmark) -> None:
     Raises:
         UserError: it does not.
     """
-    kinds = module.query_kinds
-    if benchmark.kind not in kinds:
+    kinds = getattr(module, "query_kinds", frozenset())
+    if benchmark.kind in kinds:
+        return
+    method = type(module).__name__
+    asked = f"benchmark {benchmark.name!r} asks {benchmark.kind} queries, but {method} answers"
+    if not kinds:
         raise UserError(
-            f"benchmark {benchmark.name!r} asks {benchmark.kind} queries, but "
-            f"{type(module).__name__} answers {' and '.join(sorted(kinds)) or 'none'} only; "
-            "remove it from data.init_args.benchmarks or choose another model"
+            f"{asked} no queries at all; name the kinds that it answers in its class's "
+            "query_kinds, or remove the benchmark from data.init_args.benchmarks"
         )
+    *others, last = sorted(kinds)
+    answered = f"{', '.join(others)} and {last}" if others else last
+    raise UserError(
+        f"{asked} only {answered} queries; remove it from data.init_args.benchmarks or choose "
+        "another model"
+    )
 
 
 def check_filled(benchmark: Benchmark) -> None:
@@ -102,13 +112,15 @@ def check_files(images: Sequence[FileImage]) -> None:
     """
     if missing := missing_files(images):
         raise UserError(
-            f"{len(missing)} of {len(images)} images are missing, the first is "
+            f"{len(missing):,} of {len(images):,} images are missing, the first is "
             f"{missing[0].path}; add them, or set on_error: skip to leave them out"
         )
 
 
 def image_files(benchmark: Benchmark) -> Iterator[FileImage]:
-    """The files a benchmark's gallery and queries name, where its images are files."""
+    """The files a benchmark's gallery and queries name, where its images are files, each once."""
+    seen: set[Path] = set()
     for image in (*benchmark.gallery, *(query.image for query in benchmark.queries)):
-        if isinstance(image, FileImage):
+        if isinstance(image, FileImage) and image.path not in seen:
+            seen.add(image.path)
             yield image

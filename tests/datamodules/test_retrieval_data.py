@@ -8,7 +8,8 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from cirlab.errors import UserError
-from cirlab.records import Triplet
+from cirlab.records import FileImage, Query, Triplet
+from datamodules.checks import check_files, check_kind, image_files
 from tests.datamodules.toys import (
     NumbersData,
     ToyBenchmark,
@@ -182,6 +183,16 @@ def test_a_missing_gallery_file_is_told_before_any_work(tmp_path: Path) -> None:
         trainer().validate(ToyModule(), datamodule=data)
 
 
+def test_an_image_of_gallery_and_queries_is_counted_once(tmp_path: Path) -> None:
+    benchmark = ToyBenchmark(files=broken_gallery(tmp_path))
+    benchmark.setup()
+    elsewhere = FileImage(id="elsewhere", path=tmp_path / "elsewhere.jpg")
+    images = [*benchmark.gallery, elsewhere, elsewhere]
+    benchmark.queries = [Query(str(i), "", targets=(), image=im) for i, im in enumerate(images)]
+    with pytest.raises(UserError, match=r"^2 of 4 images are missing"):
+        check_files(list(image_files(benchmark)))
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_gallery_image_ends_the_run_in_one_sentence(tmp_path: Path, workers: int) -> None:
     files = broken_gallery(tmp_path)[:2]
@@ -240,5 +251,23 @@ def test_unusable_benchmarks_are_refused(benchmarks: list[ToyBenchmark], sentenc
 
 def test_a_query_kind_the_method_does_not_answer_is_refused() -> None:
     module = ToyModule(kinds=("composed", "image"))
-    with pytest.raises(UserError, match="asks text queries, but ToyModule answers composed and im"):
+    with pytest.raises(UserError, match="asks text queries, but ToyModule answers only composed a"):
         trainer().validate(module, datamodule=NumbersData(benchmarks=[ToyBenchmark()]))
+
+
+def test_a_method_without_query_kinds_is_told_where_to_name_them() -> None:
+    with pytest.raises(UserError, match=r"ToyModule answers no queries at all; .* query_kinds"):
+        trainer().validate(ToyModule(kinds=()), datamodule=NumbersData(benchmarks=[ToyBenchmark()]))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "answers"),
+    [
+        (("image",), "only image queries"),
+        (("image", "composed"), "only composed and image queries"),
+        (("image", "composed", "dialogue"), "only composed, dialogue and image queries"),
+    ],
+)
+def test_kinds_that_a_method_answers_are_listed(kinds: tuple[str, ...], answers: str) -> None:
+    with pytest.raises(UserError, match=f"answers {answers}; remove it"):
+        check_kind(ToyModule(kinds=kinds), ToyBenchmark())
