@@ -13,6 +13,8 @@ from cirlab.errors import UserError
 
 ZOO = Path(__file__).parent.parent / "zoo"
 ZOO_PREFIX = "zoo:"
+#: What torch and transformers say of weights that another configuration belongs to.
+_MISMATCHES = ("size mismatch", "loading state_dict", "ignore_mismatched_sizes")
 
 
 def resolve_folder(name: str) -> str:
@@ -39,7 +41,8 @@ def weights_or_sentence(name: str, key: str) -> Iterator[None]:
         key: the YAML key that names it.
 
     Raises:
-        UserError: the weights are neither in a local folder nor reachable.
+        UserError: the weights are neither in a local folder nor reachable, or they lie in one
+            and cannot be read, or do not fit their configuration.
     """
     try:
         yield
@@ -50,7 +53,21 @@ def weights_or_sentence(name: str, key: str) -> Iterator[None]:
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"weights {name!r} ({key}) are neither in a local folder nor reachable on a hub: "
-            f"download them on a machine with a network and set {key} to their folder "
+            f"weights {name!r} ({key}) {_trouble(name, key, reason)} "
             f"(cause: {type(error).__name__}: {reason})"
         ) from error
+
+
+def _trouble(name: str, key: str, reason: str) -> str:
+    """What is wrong with weights that did not load, and what to do."""
+    if any(mark in reason for mark in _MISMATCHES):
+        return (
+            "do not fit the configuration beside them: their shapes or names differ from the "
+            "model's that it describes; take both from the same model"
+        )
+    if name.startswith(ZOO_PREFIX) or Path(name.rpartition(":")[2]).is_dir():
+        return f"lie in a local folder but cannot be read; copy them again, or set {key} to another"
+    return (
+        "are neither in a local folder nor reachable on a hub: download them on a machine with a "
+        f"network and set {key} to their folder"
+    )

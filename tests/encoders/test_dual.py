@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import PIL.Image
@@ -12,6 +13,7 @@ import torch
 
 from cirlab.encoders.adapters import TowerLora, adapters_disabled, add_lora_to_tower
 from cirlab.encoders.dual import OpenClipEncoder, load_dual_encoder
+from cirlab.encoders.names import ZOO
 from cirlab.encoders.scratch import word_tokenizer, write_clip_folder
 from cirlab.errors import UserError
 from tests.tiny import WORDS, write_tiny_clip
@@ -152,3 +154,19 @@ def test_folders_that_hold_no_model_are_named(tmp_path: Path) -> None:
 def test_weights_that_are_nowhere_are_named_with_the_way_out() -> None:
     with pytest.raises(UserError, match=r"'ViT-Q-99' \(clip\) are neither in a local folder"):
         load_dual_encoder("ViT-Q-99")
+
+
+@pytest.mark.parametrize("broken", ["configuration", "weights"])
+def test_weights_that_lie_there_but_do_not_load_are_told_so(tmp_path: Path, broken: str) -> None:
+    folder = tmp_path / "clip"
+    shutil.copytree(ZOO / "tiny_clip", folder)
+    config, weights = folder / "open_clip_config.json", folder / "open_clip_model.safetensors"
+    if broken == "configuration":
+        config.write_text(config.read_text().replace('"embed_dim": 128', '"embed_dim": 64'))
+        says = r"do not fit the configuration beside them: .*cause: .*size mismatch for"
+    else:
+        weights.write_bytes(weights.read_bytes()[:1000])
+        says = r"lie in a local folder but cannot be read; copy them again"
+    with pytest.raises(UserError, match=says) as caught:
+        load_dual_encoder(f"local-dir:{folder}")
+    assert "hub" not in str(caught.value)
