@@ -57,6 +57,18 @@ def refused(caplog: pytest.LogCaptureFixture, config: Path, *options: str) -> st
         ),
         ({"model": {"class_path": "lightning_modules.CLIPP"}}, r"did you mean .*\.CLIP\?"),
         ({"model": {"class_path": "nowhere.CLIP"}}, r"nowhere\.CLIP.* No module named"),
+        (
+            {"model": {"init_args": {"optimizer": {"init_args": {"lr": "fast"}}}}},
+            r"optimizer\.init_args\.lr is fast, but it must be float$",
+        ),
+        (
+            {"data": {"init_args": {"on_error": "skipp"}}},
+            r"on_error is skipp, but it must be one of: raise, skip; did you mean skip\?$",
+        ),
+        (
+            {"trainer": {"precision": "64-tru"}},
+            r"must be int or one of: transformer-engine, .*16, bf16; did you mean 64-true\?$",
+        ),
         ({"trainer": {"max_epochs": "three"}}, r"trainer\.max_epochs is three, .*must be int"),
         (
             {"model": {"init_args": {"model": [1]}}},
@@ -90,7 +102,14 @@ def test_wrong_configuration(
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--trainer.max_epoch", "3"], "no option --trainer.max_epoch"),
+        (
+            ["--trainer.max_epoch", "3"],
+            "no option --trainer.max_epoch; did you mean --trainer.max_epochs?",
+        ),
+        (["--trainr.devices=1"], "no option --trainr.devices; did you mean --trainer.devices?"),
+        (["--rezume=true"], "no option --rezume; did you mean --resume?"),
+        (["--qqqq=1"], "no option --qqqq; see --help"),
+        (["fit", "rubbish"], "no option rubbish; see --help"),
         (["--model.init_args.pretrainde", "x"], "the command line: unknown key"),
         (["--trainer.devices", "4097"], "trainer.devices is 4097, but this machine has"),
         (["--ckpt_path", "nix.ckpt"], "there is no checkpoint nix.ckpt"),

@@ -6,7 +6,9 @@ is the truth and a contradiction is an error.
 
 from __future__ import annotations
 
+import json
 import pickle
+import zipfile
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +21,12 @@ from cirlab.errors import UserError
 
 #: Key of a checkpoint under which its configuration lies.
 CONFIG = "config"
+#: Differences that a refusal names beside the first.
+NAMED = 3
+#: Stands in a refusal for a section with keys of its own.
+SECTION = "a section"
+#: How the archives begin that torch writes.
+_ARCHIVE = b"PK"
 #: Data arguments that change neither the training samples nor their order.
 HARMLESS = ("eval_batch_size",)
 
@@ -38,16 +46,24 @@ def read_metadata(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{path} cannot be read as a checkpoint ({str(error).splitlines()[0]}); it is damaged "
-            "or was not written by this repository"
-        ) from error
+        raise UserError(f"{path} {_what_it_is(file)}; choose another checkpoint") from error
     if not isinstance(content, dict) or "state_dict" not in content:
         raise UserError(
             f"{path} holds no training state; give a .ckpt that a run of this repository wrote, "
             "and load other weights by the model's own arguments"
         )
     return content
+
+
+def _what_it_is(file: Path) -> str:
+    """What torch could not load, of which it says much more."""
+    if zipfile.is_zipfile(file):
+        return "holds more than weights and plain values, which is not loaded as it may run code"
+    with file.open("rb") as opened:
+        begin = opened.read(len(_ARCHIVE))
+    if begin == _ARCHIVE:
+        return "is cut off, as by a copy that did not finish"
+    return "is no checkpoint" if begin else "is empty"
 
 
 def check_config(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any], fit: bool) -> None:
@@ -60,7 +76,7 @@ def check_config(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any], f
         fit: training goes on, so that optimiser, batch size and seed have to agree too.
 
     Raises:
-        UserError: it names the first key that differs, with both values.
+        UserError: it names the keys that differ, with both values.
     """
     theirs, ours = saved["model"]["class_path"], now["model"]["class_path"]
     if theirs != ours:
@@ -68,20 +84,51 @@ def check_config(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any], f
             f"{path} is a checkpoint of {theirs}, but the configuration names {ours}; use the "
             "experiment that it was trained with"
         )
-    for key, (old, new) in sorted(_differences(saved, now, fit).items()):
-        raise UserError(
-            f"{key} is {new!r} in the configuration but {old!r} in the checkpoint {path}; set it "
-            f"to {old!r}, or train anew"
-        )
+    differences = _differences(saved, now, fit)
+    if not differences:
+        return
+    # A whole section that one side lacks often follows from another key, and says less.
+    (key, (old, new)), *others = sorted(
+        differences.items(), key=lambda item: (SECTION in item[1], item[0])
+    )
+    advice = f"set it to {old}" if old != SECTION else "set it as it was in training"
+    also = ""
+    if others:
+        named = [f"{k} is {n}, not {o}" for k, (o, n) in others[:NAMED]]
+        also = f" (likewise {', '.join(named)}{', ...' if len(others) > NAMED else ''})"
+        advice = "set them as they were in training"
+    raise UserError(
+        f"{key} is {new} in the configuration but {old} in the checkpoint {path}{also}; {advice}, "
+        "or train anew"
+    )
 
 
 def _differences(
     saved: Mapping[str, Any], now: Mapping[str, Any], fit: bool
-) -> dict[str, tuple[Any, Any]]:
+) -> dict[str, tuple[str, str]]:
+    """Both values by dotted key, as YAML spells them; a section that one side lacks counts once."""
     old, new = _decisive(saved, fit), _decisive(now, fit)
-    both = old.keys() | new.keys()
-    pairs = {key: (old.get(key), new.get(key)) for key in both}
-    return {key: (a, b) for key, (a, b) in pairs.items() if a != b}
+    found = {}
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            place = _lacking(key, old, new)
+            found[place] = (_spelt(place, old), _spelt(place, new))
+    return found
+
+
+def _lacking(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The outermost section around a key that is null on one side, or else the key."""
+    parts = key.split(".")
+    sections = (".".join(parts[:end]) for end in range(3, len(parts)))
+    return next((name for name in sections if name in old or name in new), key)
+
+
+def _spelt(key: str, values: Mapping[str, Any]) -> str:
+    if any(name.startswith(f"{key}.") for name in values):
+        return SECTION
+    value = values.get(key)
+    # YAML has null, true and false where Python has names of its own.
+    return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
 
 
 def _decisive(config: Mapping[str, Any], fit: bool) -> dict[str, Any]:

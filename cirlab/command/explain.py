@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,9 @@ _CLASS = re.compile(r"Problem with given class_path '([^']+)':\s*(.+)")
 _REQUIRED = re.compile(r"following arguments are required: (.+)")
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _EXPECTED = re.compile(r"Expected an? (?:<class '([^']+)'>|(.+?)(?:\. Got|$))", re.MULTILINE)
+_LITERAL = re.compile(r"typing\.Literal(\[.+\])$")
+#: Further ways to give a value of some types: a file that holds it, the import path of a constant.
+_NO_TYPES = ("path but ", "dot import path string")
 _VALUE = re.compile(r"(?:Given|Got) value: (.+)")
 _SUBTYPE = re.compile(r"Subtypes: \[<class '([\w.]+)'>")
 _UNRECOGNISED = re.compile(r"[Uu]nrecognized arguments: (.+)")
@@ -39,7 +43,7 @@ def explain(
         types = _SUBTYPE.findall(message[: found.start()])
         return _unknown_key(found[1] or found[2], files, args, known, types)
     if found := _UNRECOGNISED.search(message):
-        return f"the command line has no option {found[1]}; see --help"
+        return _unknown_option(found[1].split()[0].partition("=")[0], known)
     if found := _CLASS.search(message):
         return _unknown_class(found[1], found[2].strip(), files, args)
     keys = _KEY.findall(message)
@@ -74,6 +78,21 @@ def _unknown_key(
     return f"{where}: unknown key {key}; {hint}"
 
 
+def _unknown_option(option: str, known: Mapping[str, Sequence[str]]) -> str:
+    """Of a section that is no class; arguments of classes are reported as keys."""
+    key = option.removeprefix("--")
+    section, _, rest = key.partition(".")
+    if section not in known[""]:
+        parent, name, rest = "", section, f".{rest}" if rest else ""
+    else:
+        (parent, _, name), rest = key.rpartition("."), ""
+    close = get_close_matches(name, known.get(parent, ()), n=1, cutoff=0.5)
+    if not (option.startswith("--") and close):
+        return f"the command line has no option {option}; see --help"
+    meant = f"{parent}.{close[0]}" if parent else close[0]
+    return f"the command line has no option {option}; did you mean --{meant}{rest}?"
+
+
 def _unknown_class(path: str, reason: str, files: Sequence[RawConfig], args: Sequence[str]) -> str:
     places = [
         f"{file.path}: {key}"
@@ -96,12 +115,28 @@ def _wrong_type(
     keys: Sequence[str], message: str, files: Sequence[RawConfig], args: Sequence[str]
 ) -> str:
     inner = message[message.rindex(f'Parser key "{keys[-1]}"') :]
-    expected = [a.rpartition(".")[2] or b for a, b in _EXPECTED.findall(inner)]
     value = _VALUE.search(inner)
-    kinds = [kind for kind in dict.fromkeys(expected) if kind != "NoneType"]
     where, key = _locate(keys[-1], files, args, below=keys[0] if len(keys) > 1 else "")
     given = value[1].strip() if value else "of another type"
-    return f"{where}: {key} is {given}, but it must be {' or '.join(kinds) or 'null'}"
+    return f"{where}: {key} is {given}, but it must be {_wanted(inner, given)}"
+
+
+def _wanted(report: str, given: str) -> str:
+    """The types and values that the parser would take, in words."""
+    kinds, choices = {}, {}
+    for name, words in _EXPECTED.findall(report):
+        if literal := _LITERAL.match(words):
+            choices |= dict.fromkeys(map(str, ast.literal_eval(literal[1])))
+        elif not words.startswith(_NO_TYPES):
+            kinds[name.rpartition(".")[2] or words] = None
+    # Whether null is taken, too, helps nobody who meant a value.
+    wanted = [kind for kind in kinds if kind != "NoneType"]
+    hint = ""
+    if choices:
+        wanted.append(f"one of: {', '.join(choices)}")
+        close = get_close_matches(given, choices, n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]}?" if close else ""
+    return f"{' or '.join(wanted) or 'null'}{hint}"
 
 
 def _locate(

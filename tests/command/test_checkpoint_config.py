@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def test_what_has_to_agree(key: str, value: Any, for_fit: bool, for_evaluation: 
                 check_config(PATH, CONFIG, changed(key, value), fit=fit)
             assert key in str(caught.value)
             assert repr(value) in str(caught.value)
+            assert "likewise" not in str(caught.value)
         else:
             check_config(PATH, CONFIG, changed(key, value), fit=fit)
 
@@ -77,12 +79,43 @@ def test_a_key_on_one_side_only() -> None:
             check_config(PATH, saved, now, fit=False)
 
 
-@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 half of one"])
-def test_a_damaged_file(tmp_path: Path, content: bytes) -> None:
+def test_values_are_spelt_as_in_yaml() -> None:
+    with pytest.raises(UserError, match=r"lora is true in .* but null in .*; set it to null"):
+        check_config(
+            PATH,
+            changed("model.init_args.lora", None),
+            changed("model.init_args.lora", True),
+            fit=False,
+        )
+
+
+def test_another_value_is_told_before_the_section_that_it_replaces() -> None:
+    scratch = changed("model.init_args.clip", None)
+    scratch["model"]["init_args"]["a_scratch"] = {"embed_dim": 16, "vision": {"width": 8}}
+    weights = changed("model.init_args.a_scratch", None)
+    with pytest.raises(UserError) as caught:
+        check_config(PATH, scratch, weights, fit=False)
+    assert str(caught.value) == (
+        "model.init_args.clip is 'zoo:tiny_clip' in the configuration but null in the checkpoint "
+        "last.ckpt (likewise model.init_args.a_scratch is null, not a section); set them as they "
+        "were in training, or train anew"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is empty"),
+        (b"no checkpoint", "is no checkpoint"),
+        (b"PK\x03\x04 half of one", "is cut off"),
+    ],
+)
+def test_a_damaged_file(tmp_path: Path, content: bytes, says: str) -> None:
     path = tmp_path / "last.ckpt"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"last\.ckpt cannot be read"):
+    with pytest.raises(UserError) as caught:
         read_metadata(path)
+    assert re.fullmatch(rf".*last\.ckpt {says}[^;]*; choose another checkpoint", str(caught.value))
 
 
 def test_weights_that_are_no_checkpoint(tmp_path: Path) -> None:
@@ -102,6 +135,6 @@ def test_pickled_code_is_not_run(tmp_path: Path) -> None:
             return Path.touch, (tmp_path / "ran",)
 
     torch.save({"state_dict": {}, "evil": Evil()}, tmp_path / "evil.ckpt")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="is not loaded as it may run code"):
         read_metadata(tmp_path / "evil.ckpt")
     assert not (tmp_path / "ran").exists()
