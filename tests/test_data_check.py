@@ -81,7 +81,7 @@ def test_a_whole_data_set_is_said_to_be_whole(root: Path, run: Any, tmp_path: Pa
         "12 gallery images, as published",
         "none of 12 images is missing",
         "none of 12 images is broken",
-        "not there: test/composed.jsonl",
+        "not there, so not read: test\n",
     ):
         assert line in text
     assert not (tmp_path / "lists").exists()
@@ -126,6 +126,35 @@ def test_other_sizes_than_the_published_are_told(root: Path, run: Any) -> None:
     assert "8 queries, but 9 are published" in text
 
 
+def test_of_several_files_it_is_told_which_are_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_cirr(tmp_path, split="val")
+    options = ["cirr", "--root", str(tmp_path), "--lists", str(tmp_path / "lists")]
+    command.main(options)
+    assert re.search(
+        r"1 of 3   captions/cap\.rc2\.\*\.json .* \(missing: captions/cap\.rc2\.train\.json, "
+        r"captions/cap\.rc2\.test1\.json\)\n",
+        capsys.readouterr().out,
+    )
+    for split in ("train", "test1"):
+        (tmp_path / "captions" / f"cap.rc2.{split}.json").touch()
+    command.main(options)
+    assert "there    captions/cap.rc2.*.json" in capsys.readouterr().out
+    for path in (tmp_path / "captions").iterdir():
+        path.unlink()
+    (tmp_path / "captions" / "cap.rc2.other.json").touch()
+    command.main(options)
+    assert "missing  captions/cap.rc2.*.json" in capsys.readouterr().out
+
+
+def test_the_queries_of_chatir_are_explained_once() -> None:
+    out = io.StringIO()
+    command.describe(data_set("chatir"), None, Console(file=out, width=300))
+    told = "2,064 dialogues of 11 texts (caption and ten rounds) = 22,704 queries each"
+    assert out.getvalue().count(told) == 1
+
+
 def test_malformed_annotations_are_told(root: Path, run: Any) -> None:
     path = root / "val" / "composed.jsonl"
     path.write_text(path.read_text() + "{\n")
@@ -139,7 +168,7 @@ def test_a_folder_with_nothing_of_it_is_not_whole(tmp_path: Path, run: Any) -> N
     status, text = run("toy", "--root", str(tmp_path))
     assert status == 1
     assert "missing  val/*.jsonl" in text
-    assert "not there: val/composed.jsonl" in text
+    assert "not there, so not read: val, test\n" in text
 
 
 def test_without_a_root_it_is_said_where_the_data_come_from(run: Any) -> None:
@@ -211,8 +240,56 @@ def test_training_images_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "images" / "11.jpg").unlink()
     part = DATA_SETS["folder"].parts[0]
     finding = check(part, tmp_path)
-    assert finding.sizes == ("21 records", "12 images")
+    assert finding.sizes == ("21 records: 12 pairs, 9 composed", "12 images")
     assert finding.missing == ("images/11.jpg",)
+    dialogue = {"id": 1, "rounds": ["a cat"], "targets": ["images/0.jpg"]}
+    write_jsonl(tmp_path / "train" / "dialogues.jsonl", [dialogue])
+    assert "22 records: 12 pairs, 9 composed, 1 dialogues" in check(part, tmp_path).sizes
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A folder without test split, with files and a split of names of their own."""
+    root = tmp_path / "own"
+    for split in ("train", "val", "dev"):
+        write_folder(root, split=split)
+    composed = (root / "val" / "composed.jsonl").read_text()
+    for file in ("train/more.jsonl", "val/focus.jsonl"):
+        (root / file).write_text(composed)
+    write_jsonl(root / "val" / "notes.jsonl", [{"note": "x"}])
+    write_jsonl(root / "val" / "broken.jsonl", ["{"])
+    (root / "train" / "facets.jsonl").write_text("{}\n")
+    return root
+
+
+def test_one_s_own_folder(own: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    options = ["folder", "--root", str(own), "--lists", str(tmp_path / "lists")]
+    assert command.main(options) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("    ") and "pairs.jsonl" in line] == [
+        "    there    */pairs.jsonl      images with captions "
+        "(dev/pairs.jsonl, train/pairs.jsonl, val/pairs.jsonl)"
+    ]
+    assert any(re.match(r" +none +\*/dialogues", line) for line in lines)
+    for part in ("val/focus.jsonl", "dev/composed.jsonl", "dev/pairs.jsonl/image_to_text"):
+        assert part in lines
+    assert lines[lines.index("val/focus.jsonl") + 1] == "  9 queries"
+    assert lines[-5:] == [
+        "not there, so not read: val/dialogues.jsonl, val/facets.jsonl, test",
+        "not read: train/more.jsonl (training reads only pairs.jsonl, composed.jsonl and "
+        "dialogues.jsonl)",
+        "not read: val/broken.jsonl (its first line is no composed query)",
+        "not read: val/notes.jsonl (its first line is no composed query)",
+        "not read: train/facets.jsonl (facets are evaluated only)",
+    ]
+
+
+def test_faults_in_files_of_other_names_count(own: Path, tmp_path: Path) -> None:
+    path = own / "val" / "focus.jsonl"
+    path.write_text(path.read_text().replace("images/5.jpg", "images/99.jpg"))
+    assert command.main(["folder", "--root", str(own), "--lists", str(tmp_path)]) == 1
+    part = next(p for p in DATA_SETS["folder"].parts_in(own) if p.name == "val/focus.jsonl")
+    assert "images/99.jpg in 'targets', but it is not in" in (check(part, own).problem or "")
 
 
 def test_images_of_a_folder_that_look_for_texts(tmp_path: Path) -> None:

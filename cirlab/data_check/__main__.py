@@ -34,10 +34,24 @@ def describe(data: DataSet, root: Path | None, console: Console) -> None:
     _line(console, f"  below {root or 'the data folder'}")
     width = max(len(path) for path, _ in data.layout)
     for path, holds in data.layout:
-        state = ""
-        if root is not None:
-            state = "there    " if next(root.glob(path), None) else "missing  "
-        _line(console, f"    {state}{path:<{width}}  {holds}")
+        state, which = ("", "") if root is None else _state(data, path, root)
+        _line(console, f"    {state}{path:<{width}}  {holds}{which}")
+
+
+def _state(data: DataSet, path: str, root: Path) -> tuple[str, str]:
+    """Whether a path of the layout is there, and of several files which."""
+    found = sorted(file.relative_to(root).as_posix() for file in root.glob(path))
+    if data.optional:
+        which = f" ({', '.join(found)})" if found else ""
+        return ("there    " if found else "none     "), which
+    expected = data.expected(path)
+    absent = [file for file in expected if not (root / file).exists()]
+    if not found or (expected and len(absent) == len(expected)):
+        return "missing  ", ""
+    if not absent:
+        return "there    ", ""
+    there = len(expected) - len(absent)
+    return f"{f'{there} of {len(expected)}':<9}", f" (missing: {', '.join(absent)})"
 
 
 def tell(name: str, part: Part, finding: Finding, folder: Path, console: Console) -> None:
@@ -45,15 +59,13 @@ def tell(name: str, part: Part, finding: Finding, folder: Path, console: Console
 
     Args:
         name: of the data set.
-        part: what was checked.
+        part: what was read.
         finding: what was found.
         folder: of the lists.
         console: where to print.
     """
     _line(console, part.name, style="bold")
-    if finding.passed_over is not None:
-        _line(console, f"  not there: {finding.passed_over}")
-    elif finding.problem is not None:
+    if finding.problem is not None:
         _line(console, f"  cannot be read: {finding.problem}")
     else:
         for size in finding.sizes:
@@ -121,11 +133,19 @@ def main(args: Sequence[str] | None = None) -> int:
     describe(data, root, console)
     if root is None:
         return 0
-    findings = []
-    for part in data.parts:
+    findings: list[Finding] = []
+    absent: dict[str, None] = {}
+    for part in data.parts_in(root):
         finding = check(part, root, images=options.images, decode=options.decode)
-        tell(options.name, part, finding, options.lists, console)
-        findings += [finding] if finding.passed_over is None else []
+        if finding.passed_over is None:
+            tell(options.name, part, finding, options.lists, console)
+            findings.append(finding)
+        else:
+            absent[finding.passed_over] = None
+    if absent:
+        _line(console, f"not there, so not read: {', '.join(absent)}")
+    for path, reason in data.unread(root) if data.unread else ():
+        _line(console, f"not read: {path} ({reason})")
     return 0 if findings and all(finding.complete for finding in findings) else 1
 
 

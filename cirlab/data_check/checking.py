@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from tqdm import tqdm
@@ -27,7 +27,7 @@ class Readable(Protocol):
     """What a part's class has: a benchmark, or one of the `readers`.
 
     It may have `needed`, the images whose files are read, where these are not all of its gallery
-    and its queries.
+    and its queries, and `kinds`, the number of records of each kind.
 
     Attributes:
         gallery: all images that the data set shows, or texts.
@@ -46,7 +46,8 @@ class Finding:
     """What was found of one part.
 
     Attributes:
-        passed_over: the first of its files that is not there; None if it was read.
+        passed_over: the first of its files that is not there, or the folder around it that is not
+            there either; None if it was read.
         problem: why it could not be read.
         sizes: of queries and pools, one line each.
         deviations: those lines that are not as published.
@@ -84,7 +85,7 @@ def check(part: Part, root: Path, *, images: str | None = None, decode: bool = F
     """
     absent = [path for path in part.needs if not any(root.glob(path))]
     if absent:
-        return Finding(passed_over=absent[0])
+        return Finding(passed_over=_outermost(root, absent[0]))
     try:
         readable = build(part, root, images)
         readable.setup()
@@ -103,6 +104,12 @@ def check(part: Part, root: Path, *, images: str | None = None, decode: bool = F
         missing=missing,
         broken=tuple(_broken(there)) if decode else None,
     )
+
+
+def _outermost(root: Path, path: str) -> str:
+    """What is not there: the path, or the first folder around it that is missing, too."""
+    around = [folder.as_posix() for folder in reversed(PurePosixPath(path).parents)][1:]
+    return next((folder for folder in around if not any(root.glob(folder))), path)
 
 
 def build(part: Part, root: Path, images: str | None = None) -> Readable:
@@ -178,7 +185,9 @@ def _sizes(part: Part, readable: Readable) -> Iterator[tuple[str, bool]]:
     texts = any(isinstance(item, Caption) for item in readable.gallery)
     items = "captions" if texts else "images"
     records, items = ("records", items) if part.training else ("queries", f"gallery {items}")
-    yield _size(records, len(readable.queries), part.queries)
+    line, as_published = _size(records, len(readable.queries), part.queries)
+    kinds = [f"{count:,} {kind}" for kind, count in getattr(readable, "kinds", {}).items()]
+    yield (f"{line}: {', '.join(kinds)}" if kinds else line), as_published
     yield _size(items, len(readable.gallery), part.pool)
     if part.candidates is not None:
         found = {len(query.candidates or ()) for query in readable.queries}

@@ -6,12 +6,14 @@ that benchmarks check are theirs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from cirlab.benchmarks import chatir, circo, cirr, coco_facet, fashioniq, genecis, karpathy
+from cirlab.data_check import own_folder
 from cirlab.dialogue.files import CHATIR_DIALOGUES
 from cirlab.errors import UserError
 
@@ -57,6 +59,9 @@ class DataSet:
         source: where these terms and the sizes of the parts are stated.
         layout: paths below the root, with what they hold.
         parts: what is read.
+        optional: whether nothing of the layout has to be there, as in one's own folder.
+        more_parts: of what a look into the folder finds beyond `parts`.
+        unread: files of the folder that look like data but that no part reads, with the reason.
     """
 
     title: str
@@ -65,6 +70,18 @@ class DataSet:
     source: str
     layout: tuple[tuple[str, str], ...]
     parts: tuple[Part, ...]
+    optional: bool = False
+    more_parts: Callable[[Path], tuple[Part, ...]] | None = None
+    unread: Callable[[Path], tuple[tuple[str, str], ...]] | None = None
+
+    def parts_in(self, root: Path) -> tuple[Part, ...]:
+        """All parts that are looked for in a folder."""
+        return self.parts + (self.more_parts(root) if self.more_parts else ())
+
+    def expected(self, path: str) -> tuple[str, ...]:
+        """The files that parts need of a path of the layout, which may be a pattern."""
+        needed = dict.fromkeys(need for part in self.parts for need in part.needs)
+        return tuple(n for n in needed if "*" not in n and PurePosixPath(n).match(path))
 
 
 _COCO = "https://cocodataset.org/#download; Flickr's terms of use hold for the photographs"
@@ -196,15 +213,35 @@ def _images_of(reader: str, split: str, needs: tuple[str, ...]) -> Part:
     )
 
 
+#: The classes that read a split of one's own folder, and their files.
+_OWN = (
+    ("FolderTextToImage", "pairs.jsonl"),
+    ("FolderImageToText", "pairs.jsonl"),
+    ("FolderComposed", "composed.jsonl"),
+    ("FolderDialogues", "dialogues.jsonl"),
+    ("FolderFacets", "facets.jsonl"),
+)
+
+
 def _own(split: str, kind: str, file: str) -> Part:
     """Of one's own folder; only from images to texts the pool is not gallery.txt."""
     to_text = kind == "FolderImageToText"
+    other = kind == "FolderComposed" and file != "composed.jsonl"
     return Part(
         name=f"{split}/{file}/image_to_text" if to_text else f"{split}/{file}",
         class_path=f"{_BENCHMARKS}.{kind}",
-        arguments={"root": ROOT, "split": split, "name": split},
+        arguments={"root": ROOT, "split": split, "name": split} | ({"file": file} if other else {}),
         needs=(f"{split}/{file}", *([] if to_text else [f"{split}/gallery.txt"])),
     )
+
+
+def _more_of_ones_own(root: Path) -> tuple[Part, ...]:
+    """Splits of other names, and composed queries in files of other names."""
+    parts: list[Part] = []
+    for split, files in own_folder.other_splits(root, ("train", "val", "test")):
+        parts += [_own(split, kind, file) for kind, file in _OWN if file in files]
+    composed = own_folder.composed_files(root)
+    return (*parts, *(_own(split, "FolderComposed", file) for split, file in composed))
 
 
 DATA_SETS: Mapping[str, DataSet] = {
@@ -280,7 +317,12 @@ DATA_SETS: Mapping[str, DataSet] = {
         images=f"2017 Unlabeled images at {_COCO}",
         source="README of levymsn/ChatIR; sizes are those of its files",
         layout=(
-            ("dialogues/*.json", "caption and ten rounds, by five pairs of speakers; your own"),
+            (
+                "dialogues/*.json",
+                f"by five pairs of speakers, {chatir.DIALOGUES:,} dialogues of "
+                f"{chatir.TEXTS_OF_A_DIALOGUE} texts (caption and ten rounds) = "
+                f"{chatir.DIALOGUES * chatir.TEXTS_OF_A_DIALOGUE:,} queries each; your own",
+            ),
             ("ChatIR_Protocol/Search_Space_val_50k.json", "the pool"),
             ("unlabeled2017", "its images"),
         ),
@@ -370,25 +412,18 @@ DATA_SETS: Mapping[str, DataSet] = {
         source="docs/data.md",
         layout=(
             ("*/pairs.jsonl", "images with captions"),
-            ("*/composed.jsonl", "reference, change and targets"),
+            ("*/composed.jsonl", "reference, change and targets; or *.jsonl of other names"),
             ("*/dialogues.jsonl", "rounds of a dialogue and targets"),
             ("*/facets.jsonl", "a property and all images that have it"),
             ("*/gallery.txt", "the pool of an evaluation"),
         ),
         parts=(
             _images_of("FolderTraining", "train", needs=("train",)),
-            *(
-                _own(split, kind, file)
-                for split in ("val", "test")
-                for kind, file in (
-                    ("FolderTextToImage", "pairs.jsonl"),
-                    ("FolderImageToText", "pairs.jsonl"),
-                    ("FolderComposed", "composed.jsonl"),
-                    ("FolderDialogues", "dialogues.jsonl"),
-                    ("FolderFacets", "facets.jsonl"),
-                )
-            ),
+            *(_own(split, kind, file) for split in ("val", "test") for kind, file in _OWN),
         ),
+        optional=True,
+        more_parts=_more_of_ones_own,
+        unread=own_folder.unread_files,
     ),
 }
 

@@ -37,16 +37,19 @@ def _images_of_dialogue(row: Row) -> tuple[str, ...]:
     return dialogue_row(row).targets
 
 
-#: The paths of the images that a line names, by file.
-_IMAGES_OF = {
-    "pairs.jsonl": _images_of_pair,
-    "composed.jsonl": _images_of_triplet,
-    "dialogues.jsonl": _images_of_dialogue,
+#: What a file's lines are, and the paths of the images that one names.
+_LINES = {
+    "pairs.jsonl": ("pairs", _images_of_pair),
+    "composed.jsonl": ("composed", _images_of_triplet),
+    "dialogues.jsonl": ("dialogues", _images_of_dialogue),
 }
 
 
 class FolderTraining:
     """The training images of a user's own folder (`cirlab.reading.folder`).
+
+    Attributes:
+        kinds: the number of records in each file that is there.
 
     Args:
         root: the data folder.
@@ -59,18 +62,20 @@ class FolderTraining:
     def __init__(self, root: str, split: str) -> None:
         self.root = root
         self.split = split
+        self.kinds: dict[str, int] = {}
 
     def setup(self) -> None:
         folder = Folder(self.root)
         paths: dict[str, None] = {}
-        count = 0
-        for file, images_of in _IMAGES_OF.items():
+        self.kinds = {}
+        for file, (kind, images_of) in _LINES.items():
             if (Path(self.root) / self.split / file).is_file():
-                for row in folder.rows(self.split, file):
-                    count += 1
+                rows = folder.rows(self.split, file)
+                self.kinds[kind] = len(rows)
+                for row in rows:
                     paths |= dict.fromkeys(images_of(row))
         self.gallery = [folder.image(path) for path in paths]
-        self.queries = range(count)
+        self.queries = range(sum(self.kinds.values()))
 
 
 class CIRRTraining:
