@@ -64,7 +64,7 @@ def check_kind(module: Any, benchmark: Benchmark) -> None:
     Raises:
         UserError: it does not.
     """
-    kinds = getattr(module, "query_kinds", frozenset())
+    kinds: frozenset[str] = getattr(module, "query_kinds", frozenset())
     if benchmark.kind in kinds:
         return
     method = type(module).__name__

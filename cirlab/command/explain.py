@@ -123,7 +123,8 @@ def _wrong_type(
 
 def _wanted(report: str, given: str) -> str:
     """The types and values that the parser would take, in words."""
-    kinds, choices = {}, {}
+    kinds: dict[str, None] = {}
+    choices: dict[str, None] = {}
     for name, words in _EXPECTED.findall(report):
         if literal := _LITERAL.match(words):
             choices |= dict.fromkeys(map(str, ast.literal_eval(literal[1])))
