@@ -96,5 +96,9 @@ def require_experiment(args: Sequence[str]) -> None:
         if not file.is_file():
             name = file.with_suffix("").as_posix().removeprefix("experiments/")
             close = get_close_matches(name, names, n=1)
-            hint = f"did you mean {close[0]}?" if close else there
+            # A path from elsewhere is no misspelt experiment.
+            hint = (
+                there if len(file.parts) < 2 or "experiments" in file.parts else "correct the path"
+            )
+            hint = f"did you mean {close[0]}?" if close else hint
             raise UserError(f"there is no configuration file {file}; {hint}")
