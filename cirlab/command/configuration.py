@@ -83,7 +83,7 @@ def require_experiment(args: Sequence[str]) -> None:
     Raises:
         UserError: it names the closest experiment, or all.
     """
-    if not args or args[0] not in SUBCOMMANDS or {"-h", "--help"} & set(args):
+    if not args or args[0] not in SUBCOMMANDS or any(map(_asks_for_help, args)):
         return
     files = config_files(args)
     names = experiment_names()
@@ -102,3 +102,8 @@ def require_experiment(args: Sequence[str]) -> None:
             )
             hint = f"did you mean {close[0]}?" if close else hint
             raise UserError(f"there is no configuration file {file}; {hint}")
+
+
+def _asks_for_help(arg: str) -> bool:
+    """`-h`, `--help`, or `--data.help` and its like about one class."""
+    return arg in ("-h", "--help") or (arg.startswith("--") and arg.split("=")[0].endswith(".help"))

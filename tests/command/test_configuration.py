@@ -65,5 +65,6 @@ def test_an_unknown_experiment_suggests_a_known_one() -> None:
         require_experiment(["fit", "-c", "experiments/qqqq.yaml"])
     with pytest.raises(UserError, match="no experiment is given"):
         require_experiment(["fit"])
-    require_experiment(["fit", "--help"])
+    for asked in ("--help", "-h", "--data.help", "--model.help=lightning_modules.CLIP"):
+        require_experiment(["fit", asked])
     require_experiment(["fit", "-c", str(EXPERIMENTS / "collm.yaml")])
