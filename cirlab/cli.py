@@ -321,6 +321,8 @@ def _quiet_libraries() -> None:
     messages = (
         ".*LeafSpec.*",
         ".*Checkpoint directory .* exists and is not empty.*",
+        ".*callbacks used to create the checkpoint need to be provided.*",
+        ".*The dirpath has changed from .*",
         ".*module\\(s\\) in eval mode at the start of training.*",
     )
     for message in messages:
