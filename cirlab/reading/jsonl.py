@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, overload
 import numpy as np
 
 from cirlab.errors import UserError
+from cirlab.reading.atomic import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -323,11 +323,8 @@ def _filled(bounds: np.ndarray) -> np.ndarray | None:
 def _keep(entry: Path, bounds: np.ndarray) -> bool:
     """Write a cache entry whole or not at all; a folder one may not write to is no error."""
     try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        handle, unfinished = tempfile.mkstemp(dir=entry.parent, suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
+        with whole_file(entry) as unfinished, unfinished.open("wb") as file:
             np.save(file, bounds)
-        Path(unfinished).replace(entry)
     except OSError as error:
         log.warning("where the lines of a file begin is not kept: %s", error)
         return False

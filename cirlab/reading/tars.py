@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import tarfile
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cirlab.errors import UserError
+from cirlab.reading.atomic import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -125,10 +124,7 @@ def _read_headers(tar: Path) -> tuple[np.ndarray, np.ndarray]:
 def _keep(entry: Path, names: np.ndarray, spans: np.ndarray) -> None:
     """Write a cache entry whole or not at all; a folder one may not write to is no error."""
     try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        handle, unfinished = tempfile.mkstemp(dir=entry.parent, suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
+        with whole_file(entry) as unfinished, unfinished.open("wb") as file:
             np.savez(file, names=names, spans=spans)
-        Path(unfinished).replace(entry)
     except OSError as error:
         log.warning("the index of a tar archive is not kept: %s", error)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cirlab.reading.atomic import whole_file
+
 #: Default folder of all runs.
 RUNS = Path("runs")
 #: Where a run's weights come from, if from no checkpoint.
@@ -80,10 +82,8 @@ def newest_with_results(experiment: str, root: Path = RUNS) -> Run | None:
 
 def write_json(path: Path, content: Any) -> None:
     """Replace a JSON file as a whole, so that no reader and no kill finds half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -21,6 +21,7 @@ from torch import Tensor
 from cirlab.benchmarks.base import Benchmark
 from cirlab.benchmarks.servers import CIRR_VERSION, LIST_SIZE
 from cirlab.errors import UserError
+from cirlab.reading.atomic import whole_file
 from cirlab.records import Query
 from cirlab.retrieval.evaluation import Ranking
 
@@ -175,10 +176,8 @@ def _file_name(benchmark: Benchmark) -> str:
 
 def _write(path: Path, content: Mapping[str, Any]) -> Path:
     """Replace a file as a whole; without spaces, which CIRR's limit leaves little room for."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
     return path
 
 
