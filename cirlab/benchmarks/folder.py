@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar, Literal
 
@@ -34,6 +35,7 @@ class FolderBenchmark(Benchmark):
         self.gallery = [folder.image(path) for path in paths]
         self.queries = list(self._queries(folder, frozenset(paths)))
 
+    @abstractmethod
     def _queries(self, folder: Folder, pool: frozenset[str]) -> Iterator[Query]:
         """The benchmark's queries.
 
@@ -41,7 +43,6 @@ class FolderBenchmark(Benchmark):
             folder: with the files.
             pool: paths of the gallery's images.
         """
-        raise NotImplementedError
 
 
 def distinct(rows: Iterable[Row]) -> Iterator[Row]:

@@ -6,6 +6,7 @@ https://github.com/facebookresearch/genecis.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -181,13 +182,14 @@ def _padded(image: PIL.Image.Image) -> PIL.Image.Image:
 
 
 @dataclass(frozen=True)
-class _Source:
+class _Source(ABC):
     """Where the images of a task come from."""
 
     data: DataRoot
 
+    @abstractmethod
     def image(self, row: Row) -> FileImage:
-        raise NotImplementedError
+        """The image that a part of a row names."""
 
 
 class _Photographs(_Source):

@@ -10,9 +10,9 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from io import FileIO
-from json.decoder import WHITESPACE, scanstring  # type: ignore[attr-defined]
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -25,6 +25,8 @@ from cirlab.reading.jsonl import Row, shown
 T = TypeVar("T")
 Keys = tuple[str, ...]
 _DECODER = json.JSONDecoder()
+#: What JSON lets stand between its parts.
+_SPACE = re.compile(r"[ \t\n\r]*")
 
 
 class JsonDocument:
@@ -276,7 +278,7 @@ def _key(text: str, place: int) -> tuple[str, int]:
     """A key of an object, and where its value begins."""
     if text[place] != '"':
         raise ValueError(f"expected a key at byte {place}")
-    key, place = scanstring(text, place + 1, True)
+    key, place = _DECODER.raw_decode(text, place)
     place = _after_space(text, place)
     if text[place] != ":":
         raise ValueError(f"expected ':' at byte {place}")
@@ -316,5 +318,6 @@ def _after_comma(text: str, place: int, close: str) -> int:
 
 
 def _after_space(text: str, place: int) -> int:
-    match = WHITESPACE.match(text, place)
+    match = _SPACE.match(text, place)
+    assert match is not None, "no space at all matches, too"
     return int(match.end())

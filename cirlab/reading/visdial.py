@@ -9,7 +9,6 @@ when they are asked for, texts lie packed.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -118,7 +117,7 @@ def _places(root: Path, folders: Iterable[str], numbers: np.ndarray) -> np.ndarr
     for place, folder in enumerate(folders):
         if place and (root / folder).is_dir():
             # Only listed: on network file systems asking for every file is far slower.
-            names = os.listdir(root / folder)  # noqa: PTH208
+            names = (path.name for path in (root / folder).iterdir())
             found = [int(digits) for name in names if (digits := _digits(name)).isdecimal()]
             places[np.isin(numbers, np.array(found, dtype=np.int64))] = place
     return places
