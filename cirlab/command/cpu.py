@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import re
 import sys
+from pathlib import Path
 
 import torch
 
@@ -54,8 +56,22 @@ def affordable_precision(precision: str) -> str:
 def bfloat16_pays() -> bool:
     """Whether the CPU trains faster in bfloat16 than in float32.
 
-    Units for matrices are needed. AVX-512's instructions for bfloat16 are not enough: CoLLM on
-    the world makes 0.59 steps/s by them and 0.90 in float32.
+    Units for matrices are needed, or AVX-512's instructions for bfloat16 on a processor that has
+    them at full width. On Intel's without AMX they are not enough (CoLLM on the world: 0.59 steps/s
+    by them and 0.90 in float32); on AMD's they multiply matrices five times as fast (the tiny
+    multimodal LLM: 147 samples/s against 96). A matter of the model of the processor, not measured
+    at the start: all processes of a run have to agree.
     """
     there = torch.cpu.get_capabilities()
-    return any(there.get(name, False) for name in ("amx_bf16", "bf16"))
+    if any(there.get(name, False) for name in ("amx_bf16", "bf16")):
+        return True
+    return bool(there.get("avx512_bf16", False)) and vendor() == "AuthenticAMD"
+
+
+def vendor() -> str:
+    """Who made the processor, as Linux tells it; empty elsewhere."""
+    path = Path("/proc/cpuinfo")
+    if not path.is_file():
+        return ""
+    found = re.search(r"^vendor_id\s*:\s*(\S+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return found.group(1) if found else ""
