@@ -132,6 +132,24 @@ class Triplet:
 
 
 @dataclass(frozen=True)
+class CaptionTriplet:
+    """A picture, an instruction, and what they lead to in words alone (InstructCIR, stage 2).
+
+    Attributes:
+        reference: the picture.
+        caption: of the reference; wrong for what the instruction leads to.
+        text: the instruction.
+        target_caption: of what it leads to, of which there need be no picture.
+    """
+
+    reference: Image
+    caption: str
+    text: str
+    target_caption: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class TextPair:
     """Two texts that mean the same image, for the text side of an embedding LLM.
 
@@ -142,6 +160,19 @@ class TextPair:
 
     query: str
     target: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What somebody asks and somebody answers, of a picture or of none (LLaVA's tuning data).
+
+    Attributes:
+        turns: question and answer each.
+        image: what is spoken of.
+    """
+
+    turns: tuple[tuple[str, str], ...]
+    image: Image | None = None
 
 
 @dataclass(frozen=True)
