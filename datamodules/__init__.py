@@ -14,6 +14,7 @@ from datamodules.mtcir import MtcirData
 from datamodules.visdial import VisDialData
 from datamodules.webdataset import WebDatasetData
 from datamodules.world import WorldData
+from datamodules.world_conversations import WorldConversationData
 
 __all__ = [
     "CIRRData",
@@ -27,5 +28,6 @@ __all__ = [
     "MtcirData",
     "VisDialData",
     "WebDatasetData",
+    "WorldConversationData",
     "WorldData",
 ]

@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from lightning_modules.clip import CLIP, ClipFromScratch
 from lightning_modules.collm import CoLLM
+from lightning_modules.instructcir import InstructCIR
 from lightning_modules.language_model import EmbeddingLanguageModel
+from lightning_modules.vision_language_model import VisionLanguageModel
 
-__all__ = ["CLIP", "ClipFromScratch", "CoLLM", "EmbeddingLanguageModel"]
+__all__ = [
+    "CLIP",
+    "ClipFromScratch",
+    "CoLLM",
+    "EmbeddingLanguageModel",
+    "InstructCIR",
+    "VisionLanguageModel",
+]
