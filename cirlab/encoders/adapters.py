@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from peft import (
@@ -31,7 +33,8 @@ class Lora:
         rank: inner dimension of the update.
         alpha: the update is scaled by alpha / rank.
         dropout: on the adapter's input, a fraction.
-        targets: names (or name endings) of the layers to adapt, or "all-linear".
+        targets: names (or name endings) of the layers to adapt, "all-linear", or a regular
+            expression for whole names.
     """
 
     rank: int = 64
@@ -39,12 +42,24 @@ class Lora:
     dropout: float = 0.1
     targets: list[str] | str = "all-linear"
 
-    def config(self) -> LoraConfig:
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
+            raise UserError(
+                f"LoRA has rank {self.rank}, alpha {self.alpha}, dropout {self.dropout}; rank must "
+                "be at least 1, alpha above 0, and dropout at least 0 and below 1"
+            )
+        if not self.targets:
+            raise UserError(
+                'LoRA has no targets; name the layers to adapt, or set targets: "all-linear"'
+            )
+
+    def config(self, exclude: str | None = None) -> LoraConfig:
         return LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
             target_modules=self.targets,
+            exclude_modules=exclude,
         )
 
 
@@ -53,14 +68,14 @@ class FourBit:
     """4-bit base weights (QLoRA, Dettmers et al., 2023). One GPU or DDP, never sharded.
 
     Attributes:
-        quant_type: "nf4" or "fp4".
+        quant_type: NormalFloat or plain floating point.
         double_quant: quantise the quantisation constants as well.
-        compute_dtype: dtype of the matrix products, e.g. "bfloat16".
+        compute_dtype: of the matrix products.
     """
 
-    quant_type: str = "nf4"
+    quant_type: Literal["nf4", "fp4"] = "nf4"
     double_quant: bool = True
-    compute_dtype: str = "bfloat16"
+    compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
 
     def config(self) -> BitsAndBytesConfig:
         return BitsAndBytesConfig(
@@ -81,23 +96,36 @@ class TowerLora(Lora):
     targets: list[str] | str = field(default_factory=lambda: ["c_fc", "c_proj"])
 
 
-def add_lora_to_llm(model: PreTrainedModel, lora: Lora, quantized: bool) -> nn.Module:
-    """Freeze the model and give it trainable adapters."""
-    if quantized:
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    with _unknown_targets(lora):
-        return get_peft_model(model, lora.config())
+def add_lora_to_llm(
+    model: PreTrainedModel, lora: Lora, quantized: bool, exclude: str | None = None
+) -> nn.Module:
+    """Freeze the model and give it trainable adapters.
+
+    Args:
+        model: base weights.
+        lora: the adapters.
+        quantized: whether the base weights are in 4 bits.
+        exclude: regular expression for whole names of layers that stay as they are, whatever the
+            targets are: an image tower's, beside a language model.
+
+    Raises:
+        UserError: a target matches no layer.
+    """
+    with _known_targets(model, lora, exclude):
+        if quantized:
+            model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        return get_peft_model(model, lora.config(exclude))
 
 
 def stack_lora(model: nn.Module, lora: Lora) -> nn.Module:
     """Freeze a model's adapters and add trainable ones beside them.
 
     Raises:
-        UserError: the model has no adapters.
+        UserError: the model has no adapters, or a target matches no layer.
     """
     if not isinstance(model, PeftModel):
         raise UserError("second_lora stands beside the adapters of lora; set lora as well")
-    with _unknown_targets(lora):
+    with _known_targets(model, lora):
         model.add_adapter(SECOND_ADAPTER, lora.config())
     # The tuner takes several adapters at once, the wrapper only one.
     model.base_model.set_adapter(["default", SECOND_ADAPTER])  # type: ignore[operator]
@@ -109,7 +137,7 @@ def stack_lora(model: nn.Module, lora: Lora) -> nn.Module:
 def add_lora_to_tower(tower: nn.Module, lora: Lora) -> None:
     """The same for a vision tower, in place."""
     tower.requires_grad_(False)
-    with _unknown_targets(lora):
+    with _known_targets(tower, lora):
         inject_adapter_in_model(lora.config(), tower)
 
 
@@ -127,11 +155,40 @@ def adapters_disabled(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _unknown_targets(lora: Lora) -> Iterator[None]:
+def _known_targets(model: nn.Module, lora: Lora, exclude: str | None = None) -> Iterator[None]:
+    """Refuse targets that no layer has; peft takes a list in which only one name is right."""
+    own = _own_layers(model, exclude)
+    if not isinstance(lora.targets, str):
+        unknown = [
+            target
+            for target in lora.targets
+            if not any(name == target or name.endswith(f".{target}") for name in own)
+        ]
+        if unknown:
+            raise _unknown(unknown, own)
     try:
         yield
     except ValueError as error:
-        raise UserError(
-            f"LoRA targets {lora.targets!r} match no layer that peft can adapt; "
-            f"name layers of this model ({str(error)[:200]})"
-        ) from error
+        raise _unknown(lora.targets, own) from error
+
+
+def _unknown(targets: list[str] | str, own: dict[str, nn.Module]) -> UserError:
+    linear = dict.fromkeys(
+        name.rpartition(".")[2] for name, layer in own.items() if isinstance(layer, nn.Linear)
+    )
+    return UserError(
+        f"LoRA targets {targets!r} match no layer that peft can adapt; among this model's layers "
+        f"are {', '.join(list(linear)[:12])}"
+    )
+
+
+def _own_layers(model: nn.Module, exclude: str | None) -> dict[str, nn.Module]:
+    """A model's layers by name, without what is excluded or belongs to adapters."""
+    layers = dict(model.named_modules())
+    tuned = {n: layer for n, layer in layers.items() if isinstance(layer, BaseTunerLayer)}
+    inside = {f"{n}.{part}" for n in tuned for part, _ in layers[n].named_modules()}
+    return {
+        name: tuned[name].get_base_layer() if name in tuned else layer
+        for name, layer in layers.items()
+        if name not in inside and not (exclude is not None and re.fullmatch(exclude, name))
+    }
