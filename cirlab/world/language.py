@@ -17,9 +17,11 @@ from cirlab.world.vocabulary import (
 
 #: What may be left unsaid of a thing besides its position, in the order it is spoken.
 ADJECTIVES = ("size", "texture", "colour")
-_SETTING_CHANCE = {"place": 0.5, "time": 0.5, "weather": 0.45, "view": 0.3}
-_ADJECTIVE_CHANCE = {"size": 0.5, "texture": 0.45, "colour": 0.8}
-_OPENINGS = (
+#: How often people say what, in [0, 1].
+SETTING_CHANCE = {"place": 0.5, "time": 0.5, "weather": 0.45, "view": 0.3}
+ADJECTIVE_CHANCE = {"size": 0.5, "texture": 0.45, "colour": 0.8}
+#: What a caption may begin with.
+OPENINGS = (
     "",
     "",
     "",
@@ -167,16 +169,16 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     setting = [
         setting_phrase(facet, getattr(scene, facet), rng)
         for facet in SETTING_VALUES
-        if rng.random() < _SETTING_CHANCE[facet]
+        if rng.random() < SETTING_CHANCE[facet]
     ]
     setting = shuffled(rng, setting)
     if setting and rng.random() < 0.2:
         return f"{setting.pop(0)}, {' '.join([body, *setting])}"
-    return " ".join([pick(rng, _OPENINGS) + body, *setting])
+    return " ".join([pick(rng, OPENINGS) + body, *setting])
 
 
 def _spoken(thing: Thing, rng: np.random.Generator) -> str:
-    said = [a for a in ADJECTIVES if rng.random() < _ADJECTIVE_CHANCE[a]]
+    said = [a for a in ADJECTIVES if rng.random() < ADJECTIVE_CHANCE[a]]
     return indefinite(thing, said)
 
 
