@@ -11,11 +11,14 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
+from cirlab.checkpoints import read_checkpoint
 from cirlab.errors import UserError
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the old checkpoint and then takes its place, on the same disk.
+
+    It reads the folder of a sharded checkpoint as it reads a file.
 
     Lightning's own writer collects the file in memory and opens the old one for writing, so
     that a full disk or a kill leaves neither the old nor the new checkpoint.
@@ -47,6 +50,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"the checkpoint {path} cannot be written ({reason}), {kept}; free space on that "
                 "disk and resume"
             ) from error
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Any | None = None,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        if Path(path).is_dir():
+            return read_checkpoint(Path(path))
+        return super().load_checkpoint(path, map_location, weights_only)
 
 
 class LastCheckpoint(Checkpoint):

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from cirlab.distributed import gather, gather_with_grad, rank
@@ -68,6 +69,7 @@ class ContrastiveLoss(nn.Module):
         negatives: torch.Tensor | None = None,
         negative_ids: torch.Tensor | None = None,
         temperature: torch.Tensor | None = None,
+        group: dist.ProcessGroup | None = None,
     ) -> torch.Tensor:
         """Loss of this process's queries, a scalar.
 
@@ -81,19 +83,20 @@ class ContrastiveLoss(nn.Module):
             negative_ids: their ids: where one equals a query's target it is a positive.
                 Shape (N,), int64.
             temperature: overrides the fixed one, where it is learned. Shape (1,).
+            group: the data-parallel processes; None is all.
         """
         tau = self.temperature if temperature is None else temperature
         correct = target_ids if target_ids.ndim == 2 else target_ids[:, None]
-        pool, pool_ids = gather_with_grad(targets), gather(correct[:, 0])
+        pool, pool_ids = gather_with_grad(targets, group), gather(correct[:, 0], group)
         positive = _contains(correct, pool_ids)
         extra = torch.zeros_like(positive[:, :0])
         if negatives is not None and negative_ids is not None:
-            pool = torch.cat([pool, gather_with_grad(negatives)])
-            extra = _contains(correct, gather(negative_ids))
+            pool = torch.cat([pool, gather_with_grad(negatives, group)])
+            extra = _contains(correct, gather(negative_ids, group))
         loss = self._one_way(queries @ pool.T / tau, torch.cat([positive, extra], dim=1))
         if self.symmetric:
-            scores = targets @ gather_with_grad(queries).T / tau
-            loss = loss + self._one_way(scores, _of_own_targets(positive))
+            scores = targets @ gather_with_grad(queries, group).T / tau
+            loss = loss + self._one_way(scores, _of_own_targets(positive, group))
         return loss
 
     def _one_way(self, scores: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
@@ -129,16 +132,18 @@ def _contains(correct: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def _of_own_targets(positive: torch.Tensor) -> torch.Tensor:
+def _of_own_targets(positive: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:
     """Which queries of all processes this process's targets are correct for.
 
     Args:
         positive: which targets of all processes are correct for its queries. Shape (B, M).
+        group: those processes.
     """
     size = len(positive)
     # Collectives of some backends do not take booleans.
-    everyone = gather(positive.to(torch.uint8)).bool()
-    return everyone[:, rank() * size : (rank() + 1) * size].T
+    everyone = gather(positive.to(torch.uint8), group).bool()
+    place = rank(group)
+    return everyone[:, place * size : (place + 1) * size].T
 
 
 def target_ids(triplets: Sequence[Triplet]) -> torch.Tensor:
@@ -152,6 +157,11 @@ def target_ids(triplets: Sequence[Triplet]) -> torch.Tensor:
 def image_ids(images: Sequence[Image]) -> torch.Tensor:
     """Ids as numbers that agree between processes, for id-aware positives. Shape (B,), int64."""
     return torch.tensor([_number(image.id) for image in images])
+
+
+def text_ids(texts: Sequence[str]) -> torch.Tensor:
+    """The same for texts: equal words are one target. Shape (B,), int64."""
+    return torch.tensor([_number(text) for text in texts])
 
 
 def _number(name: str) -> int:

@@ -98,6 +98,7 @@ class CLIP(RetrievalModule):
 
     train_record = Pair
     query_kinds = frozenset({"text", "image", "composed", "dialogue"})
+    shardable = False
     learning_arguments = RetrievalModule.learning_arguments | {"export_to", "cache_features"}
 
     def __init__(
@@ -185,7 +186,10 @@ class CLIP(RetrievalModule):
         texts = encoder.encode_texts(batch["text"])
         temperature = encoder.model.logit_scale.float().exp().reciprocal().clamp(MIN_TEMPERATURE)
         # A mean of the two directions, as CLIP has it; the loss class adds them.
-        return {"contrastive": self.loss(images, texts, batch["ids"], temperature=temperature) / 2}
+        loss = self.loss(
+            images, texts, batch["ids"], temperature=temperature, group=self.data_parallel_group
+        )
+        return {"contrastive": loss / 2}
 
     def on_fit_end(self) -> None:
         if self.export_to is None or not self.trainer.is_global_zero:

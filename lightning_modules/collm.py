@@ -254,7 +254,12 @@ class CoLLM(RetrievalModule):
         negatives = reference if self.reference_negatives else None
         return {
             "composed": self.loss(
-                composed, targets, batch["ids"], negatives, batch["reference_ids"]
+                composed,
+                targets,
+                batch["ids"],
+                negatives,
+                batch["reference_ids"],
+                group=self.data_parallel_group,
             )
         }
 
@@ -269,8 +274,10 @@ class CoLLM(RetrievalModule):
             queries["image"] = self._compose(batch["image_query"], reference)
         if self.text_query:
             queries["text"] = self._compose(batch["text_query"], None)
+        group = self.data_parallel_group
         return {
-            name: self.loss(query, targets, ids) / len(queries) for name, query in queries.items()
+            name: self.loss(query, targets, ids, group=group) / len(queries)
+            for name, query in queries.items()
         }
 
     def _synthesise(self, batch: Inputs, targets: torch.Tensor) -> tuple[torch.Tensor, list[str]]:
@@ -283,8 +290,9 @@ class CoLLM(RetrievalModule):
             return own, captions
         pool, pool_captions, offset = own.detach(), captions, 0
         if how.scope == "global":
-            pool, offset = gather(pool), rank() * len(own)
-            pool_captions = [text for part in all_gather_object(captions) for text in part]
+            group = self.data_parallel_group
+            pool, offset = gather(pool, group), rank(group) * len(own)
+            pool_captions = [text for part in all_gather_object(captions, group) for text in part]
         if how.neighbour == "nearest":
             neighbour = nearest_neighbours(own.detach(), pool, offset)
         else:

@@ -44,6 +44,7 @@ class EmbeddingLanguageModel(Learner):
     """
 
     train_record = TextPair
+    shardable = False
 
     def __init__(
         self,
@@ -90,7 +91,7 @@ class EmbeddingLanguageModel(Learner):
         target, target_words = self._read(batch["target"])
         rows = torch.arange(len(query), device=query.device)
         return {
-            "contrastive": self.contrastive(query, target, rows),
+            "contrastive": self.contrastive(query, target, rows, group=self.data_parallel_group),
             "next_word": (query_words + target_words) / 2,
         }
 

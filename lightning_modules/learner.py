@@ -11,11 +11,13 @@ from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from transformers import get_scheduler
 
 from cirlab.benchmarks.base import QueryKind
+from cirlab.checkpoints import is_checkpoint, read_checkpoint
 from cirlab.encoders.fingerprint import fingerprint
 from cirlab.errors import UserError
 
@@ -47,6 +49,21 @@ class Schedule:
             raise UserError(f"schedule.warmup is {self.warmup}; choose a fraction from 0 to 1")
 
 
+@dataclass(frozen=True)
+class Layout:
+    """What a method's weights are, for its checkpoints.
+
+    Attributes:
+        learned: state-dict names of what is learned.
+        shapes: of all weights, by state-dict name.
+        frozen_fingerprint: short hash of all weights that checkpoints do not hold.
+    """
+
+    learned: frozenset[str]
+    shapes: Mapping[str, torch.Size]
+    frozen_fingerprint: str
+
+
 class Learner(L.LightningModule):
     """A module that learns from records.
 
@@ -65,6 +82,8 @@ class Learner(L.LightningModule):
     learning_arguments: ClassVar[frozenset[str]] = frozenset({"optimizer", "schedule"})
     #: Kinds of benchmark queries it answers; none: it is not evaluated by retrieval.
     query_kinds: ClassVar[frozenset[QueryKind]] = frozenset()
+    #: Whether strategies may divide its weights among processes.
+    shardable: ClassVar[bool] = True
 
     def __init__(self, optimizer: OptimizerCallable, schedule: Schedule | None) -> None:
         super().__init__()
@@ -73,6 +92,15 @@ class Learner(L.LightningModule):
         # Checkpoints hold only what is learned; `on_load_checkpoint` checks that all of it is
         # there.
         self.strict_loading = False
+        self._layout: Layout | None = None
+
+    @property
+    def data_parallel_group(self) -> dist.ProcessGroup | None:
+        """The processes that hold different samples; None is all of them."""
+        if self._device_mesh is None:
+            return None
+        group: dist.ProcessGroup = self._device_mesh["data_parallel"].get_group()
+        return group
 
     @abstractmethod
     def train_collator(self) -> Callable[[Sequence[Any]], Inputs]:
@@ -92,8 +120,7 @@ class Learner(L.LightningModule):
 
     def frozen_fingerprint(self) -> str:
         """Short hash of all weights that checkpoints do not hold."""
-        learned = self.learned_names()
-        return fingerprint((n, value) for n, value in self.state_dict().items() if n not in learned)
+        return self.layout().frozen_fingerprint
 
     # ---- Lightning ----------------------------------------------------------------------
 
@@ -140,8 +167,23 @@ class Learner(L.LightningModule):
                 names |= {dot + name for name, _ in module.named_buffers(recurse=False)}
         return names
 
+    def layout(self) -> Layout:
+        """Names, shapes and fingerprint of the weights, as they were before any sharding."""
+        if self._layout is not None:
+            return self._layout
+        state, learned = self.state_dict(), self.learned_names()
+        return Layout(
+            learned=frozenset(learned & state.keys()),
+            shapes={name: value.shape for name, value in state.items()},
+            frozen_fingerprint=fingerprint((n, v) for n, v in state.items() if n not in learned),
+        )
+
+    def keep_layout(self) -> None:
+        """To be called before the weights are sharded, which hides what they are."""
+        self._layout = self.layout()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        learned = self.learned_names()
+        learned = self.layout().learned
         checkpoint["state_dict"] = {
             name: value for name, value in checkpoint["state_dict"].items() if name in learned
         }
@@ -155,13 +197,13 @@ class Learner(L.LightningModule):
         """Copy what another run of this architecture has learned (an earlier stage).
 
         Args:
-            pattern: path of a checkpoint, or a pattern of which the newest file is taken.
+            pattern: path of a checkpoint, or a pattern of which the newest one is taken.
 
         Raises:
             UserError: there is none, or it does not fit.
         """
         path = newest(pattern)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = read_checkpoint(path)
         self.check_learned(checkpoint, source=f"init_from {path}")
         self.load_state_dict(checkpoint["state_dict"], strict=False)
 
@@ -179,12 +221,12 @@ class Learner(L.LightningModule):
                     f"{name!r}; use the {role} that it was trained on"
                 )
         state: dict[str, torch.Tensor] = checkpoint["state_dict"]
-        own = self.state_dict()
-        learned = {name for name in self.learned_names() if name in own}
+        layout = self.layout()
+        shapes = layout.shapes
         wrong = sorted(
-            {name for name in learned if name not in state}
-            | {name for name, value in state.items() if name not in own}
-            | {n for n, value in state.items() if n in own and value.shape != own[n].shape}
+            {name for name in layout.learned if name not in state}
+            | {name for name in state if name not in shapes}
+            | {n for n, value in state.items() if n in shapes and value.shape != shapes[n]}
         )
         if wrong:
             raise UserError(
@@ -192,7 +234,7 @@ class Learner(L.LightningModule):
                 f"{type(self).__name__} as configured, {wrong[0]!r} first; use the configuration "
                 "that it was trained with"
             )
-        made_on, present = checkpoint.get(FROZEN_FINGERPRINT), self.frozen_fingerprint()
+        made_on, present = checkpoint.get(FROZEN_FINGERPRINT), layout.frozen_fingerprint
         if made_on not in (None, present):
             names = " and ".join(sorted(base.values())) or "the frozen weights"
             raise UserError(
@@ -202,14 +244,14 @@ class Learner(L.LightningModule):
 
 
 def newest(pattern: str) -> Path:
-    """The file of this name, or the one written last of those that fit a pattern.
+    """The checkpoint of this name, or the one written last of those that fit a pattern.
 
     Raises:
         UserError: there is none.
     """
     at = Path(pattern)
     found = [
-        path for path in Path(at.anchor).glob(str(at.relative_to(at.anchor))) if path.is_file()
+        path for path in Path(at.anchor).glob(str(at.relative_to(at.anchor))) if is_checkpoint(path)
     ]
     if not found:
         raise UserError(

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from cirlab.checkpoints import METADATA
 from cirlab.command.references import leaves
 from cirlab.errors import UserError
 
@@ -40,14 +41,15 @@ def read_metadata(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it does not exist or is no checkpoint of this repository.
     """
-    file = path / "meta.pt" if path.is_dir() else path
+    file = path / METADATA if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"there is no checkpoint {path}; give the path of a .ckpt as ckpt_path")
     try:
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise UserError(f"{path} {_what_it_is(file)}; choose another checkpoint") from error
-    if not isinstance(content, dict) or "state_dict" not in content:
+    # A sharded checkpoint has its weights in other files.
+    if not isinstance(content, dict) or ("state_dict" not in content and file == path):
         raise UserError(
             f"{path} holds no training state; give a .ckpt that a run of this repository wrote, "
             "and load other weights by the model's own arguments"

@@ -57,6 +57,24 @@ def runs_on_cpu(accelerator: str) -> bool:
     return accelerator == "cpu"
 
 
+def number_of_devices(accelerator: str, devices: int | str | list[int]) -> int | None:
+    """How many processes a machine is to run; None where that cannot be told.
+
+    Args:
+        accelerator: of the trainer.
+        devices: as `check_devices` takes them.
+    """
+    positions = _positions(devices)
+    if positions is not None:
+        return len(positions)
+    text = str(devices).strip()
+    if text not in ("auto", "-1"):
+        return int(text)
+    if runs_on_cpu(accelerator):
+        return 1 if text == "auto" else None
+    return torch.cuda.device_count() or None
+
+
 def check_name(key: str, name: Any, known: Iterable[str]) -> None:
     """Refuse a name that the trainer would not know.
 
@@ -87,14 +105,16 @@ def _countable(devices: int | str | list[int]) -> bool:
 
 def _highest(devices: int | str | list[int]) -> int | None:
     """How many devices there have to be at least; None: whatever there is."""
+    positions = _positions(devices)
+    if positions is not None:
+        return max(positions, default=-1) + 1
+    text = str(devices).strip()
+    return None if text in ("auto", "-1") else int(text)
+
+
+def _positions(devices: int | str | list[int]) -> list[int] | None:
+    """Positions of single devices; None where a number of them is given."""
     if isinstance(devices, str):
-        text = devices.strip()
-        if "," in text:
-            devices = [int(part) for part in text.split(",") if part.strip().isdigit()]
-        elif text.lstrip("-").isdigit():
-            devices = int(text)
-        else:
-            return None
-    if isinstance(devices, list):
-        return max(devices, default=-1) + 1
-    return None if devices == -1 else devices
+        parts = [part.strip() for part in devices.split(",")]
+        return [int(part) for part in parts if part.isdigit()] if len(parts) > 1 else None
+    return devices if isinstance(devices, list) else None
