@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -10,14 +11,17 @@ import numpy as np
 
 from cirlab.benchmarks.base import Benchmark
 from cirlab.errors import UserError
-from cirlab.records import Pair, SampleKey, TextPair, Triplet
+from cirlab.records import CaptionTriplet, Pair, SampleKey, TextPair, Triplet
+from cirlab.world.changes import Change
+from cirlab.world.edits import edit
 from cirlab.world.image import SceneImage
 from cirlab.world.language import caption, full_caption
-from cirlab.world.phrasing import STYLES, speak
+from cirlab.world.phrasing import STYLES, Style, speak
 from cirlab.world.scene import Scene, draw_scene, generator, pick
 from cirlab.world.series import (
     FAMILY_SIZE,
     Family,
+    Member,
     composition_example,
     draw_family,
     draw_members,
@@ -26,7 +30,13 @@ from cirlab.world.series import (
 from datamodules.base import RetrievalData
 from datamodules.loading import TrainRecords
 
-Kind = Literal["pairs", "triplets", "texts"]
+Kind = Literal["pairs", "triplets", "texts", "caption_triplets"]
+RECORDS: dict[Kind, type] = {
+    "pairs": Pair,
+    "triplets": Triplet,
+    "texts": TextPair,
+    "caption_triplets": CaptionTriplet,
+}
 MAX_SERIES = 16
 
 
@@ -35,7 +45,9 @@ class WorldData(RetrievalData):
 
     Args:
         records: "pairs" of a picture and captions; "triplets" of reference, one text for each
-            change and target; "texts", pairs of texts that mean the same scene.
+            change and target; "texts", pairs of texts that mean the same scene;
+            "caption_triplets" of reference with its caption, one text for all changes, and the
+            caption that results.
         samples: records per epoch, a multiple of `series_size`.
         batch_size: training samples per batch and process, a multiple of `series_size`.
         eval_batch_size: gallery images or queries per batch and process.
@@ -47,7 +59,7 @@ class WorldData(RetrievalData):
             scenes. Texts are never in series.
         captions_per_image: captions of a pair.
         full_captions: share of captions that say everything, in [0, 1]; the others leave things
-            out as people do.
+            out as people do, those of caption triplets nothing that the text speaks of.
         compositions: share of text pairs whose query is a caption with a change to it, in
             [0, 1]; in the others two captions speak of one scene.
         fresh: draw new scenes in every epoch; false repeats the first epoch's.
@@ -89,7 +101,7 @@ class WorldData(RetrievalData):
             series=1 if records == "texts" else series_size,
             on_error=on_error,
         )
-        self.train_record = {"pairs": Pair, "triplets": Triplet, "texts": TextPair}[records]
+        self.train_record = RECORDS[records]
         self.records: Kind = records
         self.samples = samples
         self.captions_per_image = captions_per_image
@@ -104,6 +116,8 @@ class WorldData(RetrievalData):
             return WorldPairs(source, self.captions_per_image, self.full_captions)
         if self.records == "triplets":
             return WorldTriplets(source)
+        if self.records == "caption_triplets":
+            return WorldCaptionTriplets(source, self.full_captions)
         return WorldTexts(source, self.full_captions, self.compositions)
 
 
@@ -191,8 +205,7 @@ class WorldTriplets:
     def __getitem__(self, key: SampleKey) -> Triplet:
         family = self.source.family(key)
         rng = self.source.generator(key)
-        member = int(rng.random() * FAMILY_SIZE)
-        (goal,) = draw_members(rng, 1, reference=member)
+        member, goal = _two_members(rng)
         reference = self.source.image(key, family.scene(member), member)
         target = self.source.image(key, family.scene(goal), goal)
         changes = family.between(member, goal)
@@ -202,11 +215,48 @@ class WorldTriplets:
             texts=tuple(speak(change, reference.scene, style, rng) for change in changes),
             target=target,
             target_caption=full_caption(target.scene),
-            tags={
-                "style": style,
-                "category": "+".join(sorted({change.category for change in changes})),
-            },
+            tags=_tags(style, changes),
         )
+
+
+@dataclass(frozen=True)
+class WorldCaptionTriplets:
+    """As `WorldTriplets`, with captions of reference and target instead of the target."""
+
+    source: _Source
+    full_captions: float
+
+    def __len__(self) -> int:
+        return self.source.samples
+
+    def __getitem__(self, key: SampleKey) -> CaptionTriplet:
+        family = self.source.family(key)
+        rng = self.source.generator(key)
+        member, goal = _two_members(rng)
+        reference = self.source.image(key, family.scene(member), member)
+        changes = family.between(member, goal)
+        style = pick(rng, STYLES)
+        full = rng.random() < self.full_captions
+        said = edit(reference.scene, changes, style, rng, full=full)
+        return CaptionTriplet(
+            reference=reference,
+            caption=said.caption,
+            text=said.instruction,
+            target_caption=said.modified_caption,
+            tags=_tags(style, changes),
+        )
+
+
+def _two_members(rng: np.random.Generator) -> tuple[Member, Member]:
+    """A reference and a target of one family."""
+    member = int(rng.random() * FAMILY_SIZE)
+    (goal,) = draw_members(rng, 1, reference=member)
+    return member, goal
+
+
+def _tags(style: Style, changes: Sequence[Change]) -> dict[str, str]:
+    categories = sorted({change.category for change in changes})
+    return {"style": style, "category": "+".join(categories)}
 
 
 @dataclass(frozen=True)

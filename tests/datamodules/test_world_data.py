@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from cirlab.errors import UserError
-from cirlab.records import Pair, SampleKey, TextPair, Triplet
+from cirlab.records import CaptionTriplet, Pair, SampleKey, TextPair, Triplet
 from cirlab.world.image import SceneImage
 from cirlab.world.language import full_caption
 from cirlab.world.vocabulary import vocabulary, words_of
 from datamodules.world import WorldData
+from tests.world.reading import is_true
 
 
 def data(**options: Any) -> WorldData:
@@ -25,7 +26,12 @@ def records(epoch: int = 0, **options: Any) -> list[Any]:
     return [dataset[SampleKey(epoch, i)] for i in range(len(dataset))]
 
 
-KINDS = {"pairs": Pair, "triplets": Triplet, "texts": TextPair}
+KINDS = {
+    "pairs": Pair,
+    "triplets": Triplet,
+    "texts": TextPair,
+    "caption_triplets": CaptionTriplet,
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -54,6 +60,7 @@ def test_all_words_are_in_the_vocabulary(kind: str) -> None:
         "pairs": lambda r: r.captions,
         "triplets": lambda r: (*r.texts, r.target_caption),
         "texts": lambda r: (r.query, r.target),
+        "caption_triplets": lambda r: (r.caption, r.text, r.target_caption),
     }[kind]
     words = set(vocabulary())
     for record in records(records=kind):
@@ -99,6 +106,33 @@ def test_equal_ids_mean_equal_pictures_within_a_series_of_triplets() -> None:
         for image in (triplet.reference, triplet.target):
             assert pictures.setdefault(image.id, image) == image
     assert len(pictures) < 800
+
+
+def test_caption_triplets_share_a_family_with_their_series() -> None:
+    triplets = records(records="caption_triplets", samples=400, series_size=8)
+    pictures: dict[str, SceneImage] = {}
+    for start in range(0, 400, 8):
+        series = [triplet.reference for triplet in triplets[start : start + 8]]
+        assert min(_shared(series[0].scene, other.scene) for other in series) > 0.3
+        assert len({image.id for image in series}) > 1
+        for image in series:
+            assert pictures.setdefault(image.id, image) == image
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_caption_triplets_tell_reference_and_result_apart(share: float) -> None:
+    triplets = records(records="caption_triplets", samples=400, full_captions=share)
+    for triplet in triplets:
+        full = full_caption(triplet.reference.scene)
+        assert triplet.caption != triplet.target_caption
+        assert set(triplet.tags) == {"style", "category"}
+        assert is_true(triplet.caption, triplet.reference.scene)
+        if share == 1.0:
+            assert triplet.caption == full
+    if share == 0.0:
+        words = [len(words_of(triplet.caption)) for triplet in triplets]
+        wanted = [len(words_of(full_caption(triplet.reference.scene))) for triplet in triplets]
+        assert sum(words) < 0.7 * sum(wanted)
 
 
 def test_texts_are_of_one_scene() -> None:
