@@ -9,9 +9,9 @@ from cirlab.errors import UserError
 from cirlab.records import Conversation, SampleKey
 from cirlab.triplets.prompt import CAPTION_MARK, PROMPT, answer
 from cirlab.world.conversation import conversation
+from cirlab.world.edits import world_answer
 from cirlab.world.image import SceneImage
 from cirlab.world.scene import draw_scene, generator
-from cirlab.world.series import composition_example
 from datamodules.base import RetrievalData
 from datamodules.loading import TrainRecords
 
@@ -79,9 +79,9 @@ class WorldConversations:
     def __getitem__(self, key: SampleKey) -> Conversation:
         rng = generator("train", self.seed, key.epoch, key.index)
         if rng.random() < self.editing:
-            caption, instruction, changed = composition_example(rng)
-            question = PROMPT.replace(CAPTION_MARK, caption)
-            return Conversation(turns=((question, answer(instruction, changed)),))
+            edit = world_answer(rng)
+            question = PROMPT.replace(CAPTION_MARK, edit.caption)
+            return Conversation(((question, answer(edit.instruction, edit.modified_caption)),))
         scene = draw_scene(rng)
         image = SceneImage(f"{self.seed}-{key.epoch}-{key.index}", scene, self.image_size)
         return Conversation(conversation(scene, rng, self.descriptions), image)

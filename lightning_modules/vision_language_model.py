@@ -43,8 +43,8 @@ class VisionLanguageModel(Learner):
         vision: transformers configuration of the image tower, `model_type` included.
         text: that of the language model; vocabulary size and special tokens are filled in.
         export_to: folder that receives the model, in transformers' layout.
-        texts: what the tokenizer's merges are learned from, beside `prompts`: a data set of
-            conversations, of which the first `texts_read` are taken.
+        texts: the tokenizer learns its merges from this many conversations of the data.
+        prompts: further texts that it learns them from, those that methods put to the model.
         vocabulary: entries of the vocabulary, at most.
         group_size: conversations padded to one length.
         optimizer: builds the optimiser from the trainable parameters.
@@ -59,6 +59,7 @@ class VisionLanguageModel(Learner):
         text: dict[str, Any],
         export_to: str,
         texts: int = 4000,
+        prompts: list[str] | None = None,
         vocabulary: int = 1024,
         group_size: int = 32,
         optimizer: OptimizerCallable = torch.optim.AdamW,
@@ -66,7 +67,7 @@ class VisionLanguageModel(Learner):
     ) -> None:
         super().__init__(optimizer, schedule)
         self.vision, self.text, self.export_to = vision, text, Path(export_to)
-        self.texts, self.vocabulary = texts, vocabulary
+        self.texts, self.prompts, self.vocabulary = texts, prompts or [], vocabulary
         self.group_size = group_size
         self.model: Any = None
 
@@ -89,7 +90,8 @@ class VisionLanguageModel(Learner):
         )
 
     def _texts(self) -> Iterable[str]:
-        """Texts of the training data's first conversations."""
+        """Prompts, and texts of the training data's first conversations."""
+        yield from self.prompts
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         records = data.train_dataset()
         keys = (SampleKey(0, i) for i in range(len(records)))
