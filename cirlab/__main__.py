@@ -1,4 +1,4 @@
-"""`python -m cirlab fit|validate|test|predict -c experiments/collm.yaml`."""
+"""`python -m cirlab fit|validate|test|predict|export -c experiments/collm.yaml`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: `python -m cirlab fit|validate|test|predict -c experiments/collm.yaml`.
+"""The command line: `python -m cirlab fit|validate|test|predict|export -c experiments/collm.yaml`.
 
 LightningCLI with `experiments/_base.yaml` always read first, named runs that can be resumed,
 and one sentence instead of a traceback where the user can mend what is wrong.
@@ -11,7 +11,8 @@ import inspect
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -35,7 +36,9 @@ from cirlab.command.configuration import (
 from cirlab.command.cpu import affordable_precision, tune_for_cpu
 from cirlab.command.devices import check_devices, check_name, runs_on_cpu
 from cirlab.command.explain import explain
+from cirlab.command.export import Export
 from cirlab.command.references import RawConfig, check_references, read_config
+from cirlab.command.strategies import check_strategy
 from cirlab.errors import UserError
 from cirlab.reporting.results import show_run
 from cirlab.reporting.run import RUNS, UNTRAINED, Run, newest_with_last, runs_of
@@ -98,6 +101,33 @@ class SaveConfig(SaveConfigCallback):
             )
 
 
+class Trainer(L.Trainer):
+    """Lightning's, whose methods are the subcommands, with one more."""
+
+    def export(
+        self,
+        model: Any,
+        origin: Export,
+        output: str | None = None,
+        merged: bool = False,
+        overwrite: bool = False,
+        ckpt_path: str | None = None,
+    ) -> None:
+        """Write what a checkpoint learned as a folder that peft, transformers and open_clip load.
+
+        Args:
+            model: the method.
+            origin: checkpoint and experiment.
+            output: the folder to write; null puts it into the run's.
+            merged: add adapters to the weights they adapt, instead of writing them alone.
+            overwrite: replace a folder that is there.
+            ckpt_path: the checkpoint; null takes the best one of the experiment's newest run.
+        """
+        folder = Path(output) if output else None
+        wanted = replace(origin, output=folder, merged=merged, overwrite=overwrite)
+        wanted.run(model, convert=self.precision_plugin.convert_module)
+
+
 class RetrievalCLI(LightningCLI):
     """LightningCLI in subclass mode, with named callbacks and named, resumable runs.
 
@@ -114,6 +144,7 @@ class RetrievalCLI(LightningCLI):
         super().__init__(
             model_class=L.LightningModule,
             datamodule_class=L.LightningDataModule,
+            trainer_class=Trainer,
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=SaveConfig,
@@ -126,6 +157,10 @@ class RetrievalCLI(LightningCLI):
         )
 
     # ---- reading the configuration --------------------------------------------------------
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return LightningCLI.subcommands() | {"export": {"model", "origin"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name in NAMED_CALLBACKS:
@@ -162,17 +197,25 @@ class RetrievalCLI(LightningCLI):
         config = self.config[self.subcommand]
         plain = plain_config(self._parser(self.subcommand), config)
         check_references(self.files, plain)
+        exporting = self.subcommand == "export"
+        if exporting:
+            _set(config.trainer, _on_one_cpu(config.trainer.precision))
+        else:
+            check_strategy(plain)
         trainer = config.trainer
         check_name("accelerator", trainer.accelerator, AcceleratorRegistry.available_accelerators())
         check_name("strategy", trainer.strategy, StrategyRegistry.available_strategies())
         check_devices(trainer.accelerator, trainer.devices)
-        if runs_on_cpu(config.trainer.accelerator):
+        if runs_on_cpu(config.trainer.accelerator) and not exporting:
             config.trainer.precision = affordable_precision(str(config.trainer.precision))
             tune_for_cpu(config.trainer.precision)
         parser = self._parser(self.subcommand)
         parser.callback_keys = [key for key in NAMED_CALLBACKS if config.get(key) is not None]
         self._name_runs(config)
         self.checkpoint = self._choose_checkpoint(config)
+        if exporting:
+            parser.callback_keys = []
+            _set(trainer, {"logger": False, "callbacks": None})
         if self.checkpoint is not None:
             saved = read_metadata(self.checkpoint).get(CONFIG)
             if saved is not None:
@@ -245,6 +288,10 @@ class RetrievalCLI(LightningCLI):
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        if subcommand == "export":
+            plain = plain_config(self._parser(subcommand), self.config[subcommand])
+            del kwargs["datamodule"]
+            return kwargs | {"origin": Export(self.checkpoint, self.experiment, plain)}
         checkpoint = str(self.checkpoint) if self.checkpoint else None
         return kwargs | {"ckpt_path": checkpoint, "weights_only": True}
 
@@ -334,6 +381,21 @@ def _loggers(config: Any) -> list[Any]:
     return [entry for entry in loggers if "init_args" in entry] if isinstance(loggers, list) else []
 
 
+def _on_one_cpu(precision: str | int) -> dict[str, Any]:
+    """Trainer arguments for writing files, whatever devices the training needed.
+
+    Weights stay in the precision that they were trained in; none is computed with.
+    """
+    kept = precision if str(precision).endswith("-true") else "32-true"
+    one = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}
+    return one | {"precision": kept, "plugins": None}
+
+
+def _set(section: Any, values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        section[key] = value
+
+
 def _learns(class_path: str) -> bool:
     module, _, name = class_path.rpartition(".")
     return bool(getattr(getattr(import_module(module), name), "train_record", True))
@@ -342,4 +404,5 @@ def _learns(class_path: str) -> bool:
 def _sections() -> dict[str, list[str]]:
     """Valid keys of what is no class: the top level and the trainer."""
     top = ["seed_everything", "trainer", "model", "data", "ckpt_path", "resume", *NAMED_CALLBACKS]
+    top += ["output", "merged", "overwrite"]
     return {"": top, "trainer": list(inspect.signature(L.Trainer).parameters)}

@@ -12,13 +12,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 
+from cirlab.encoders.export import Exported, check_merging
+from cirlab.encoders.export_code import script
 from cirlab.encoders.mllm import EmbeddingMLLM, MLLMSettings
+from cirlab.encoders.mllm_export import prompt_reader, save_mllm
 from cirlab.encoders.mllm_processor import IMAGE_MARK, TEXT_MARK, MLLMProcessor, Prompt
 from cirlab.errors import UserError
 from cirlab.losses import ContrastiveLoss, image_ids, text_ids
@@ -150,6 +154,22 @@ class InstructCIR(RetrievalModule):
         negatives = self._llm(batch["reference"]) if self.hard_negatives else None
         loss = self.loss(queries, targets, batch["ids"], negatives, batch["reference_ids"])
         return {"composed": loss}
+
+    # ---- export -------------------------------------------------------------------------
+
+    def check_export(self, merged: bool) -> None:
+        llm = self.llm_settings
+        adapters, four_bit = llm.lora is not None, llm.four_bit is not None
+        check_merging(merged, adapters=adapters, four_bit=four_bit)
+
+    def export(self, folder: Path, merged: bool) -> Exported:
+        load = save_mllm(self._llm, folder, merged=merged)
+        return Exported(
+            what="A multimodal language model embeds images, texts, and images with an instruction "
+            "in one space: what it would answer in one word (cosine). Gallery images and queries "
+            "alike pass through it.",
+            code=script(load, prompt_reader(self._llm, asdict(self.prompts))),
+        )
 
     # ---- evaluation ---------------------------------------------------------------------
 

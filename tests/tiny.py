@@ -7,9 +7,16 @@ from pathlib import Path
 import open_clip
 import torch
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BlipConfig,
+    BlipForImageTextRetrieval,
+    BlipImageProcessor,
+    BlipProcessor,
+)
 
-from cirlab.encoders.scratch import write_clip_folder, write_llm_folder
+from cirlab.encoders.scratch import word_tokenizer, write_clip_folder, write_llm_folder
 
 WORDS = "a red green blue black circle square image text : make it now ,".split()
 
@@ -26,6 +33,28 @@ def write_tiny_clip(folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
+def write_tiny_blip(folder: Path, seed: int = 0) -> Path:
+    """A transformers folder: BLIP of two layers and 32 pixels, 16 dimensions."""
+    tower = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    tokenizer = word_tokenizer(WORDS, max_length=32)
+    text = {"vocab_size": len(tokenizer), "encoder_hidden_size": 32, "max_position_embeddings": 40}
+    config = BlipConfig(
+        text_config=tower | text,
+        vision_config=tower | {"image_size": 32, "patch_size": 16},
+        image_text_hidden_size=16,
+    )
+    torch.manual_seed(seed)
+    BlipForImageTextRetrieval(config).save_pretrained(folder)
+    images = BlipImageProcessor(size={"height": 32, "width": 32})
+    BlipProcessor(images, tokenizer).save_pretrained(folder)
     return folder
 
 

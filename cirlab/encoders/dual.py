@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,16 @@ from typing import Any
 import open_clip
 import PIL.Image
 import torch
+from open_clip.push_to_hf_hub import save_config_for_hf
 from open_clip.transform import PreprocessCfg, image_transform_v2
+from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoProcessor, BlipForImageTextRetrieval
 
 import cirlab.encoders.timm_models  # noqa: F401 - registers names that open_clip may ask for
 from cirlab.encoders.names import ZOO_PREFIX, resolve_folder, weights_or_sentence
 from cirlab.errors import UserError
+from cirlab.reading.atomic import whole_file
 
 BLIP_PREFIX = "blip:"
 
@@ -116,6 +120,13 @@ class DualEncoder(nn.Module, ABC):
         """From backbone features (B, F) to embeddings (B, D)."""
         return features
 
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write weights, configuration and tokenizer in the layout of the library they are of.
+
+        A text tower of transformers is named there by the path of `folder`.
+        """
+
 
 class OpenClipEncoder(DualEncoder):
     """Any model of open_clip.
@@ -124,12 +135,17 @@ class OpenClipEncoder(DualEncoder):
         name: a built-in name (`ViT-L-14`), `hf-hub:org/model`, `local-dir:folder`, or `zoo:name`.
         pretrained: open_clip's tag of the weights or a file; only with built-in names.
         load_weights: False starts from random weights.
+
+    Attributes:
+        source: what open_clip loads it by.
+        pretrained: as given.
     """
 
     def __init__(self, name: str, pretrained: str | None = None, load_weights: bool = True) -> None:
         super().__init__()
         self.name = name if pretrained is None else f"{name} ({pretrained})"
         source = f"local-dir:{resolve_folder(name)}" if name.startswith(ZOO_PREFIX) else name
+        self.source, self.pretrained = source, pretrained
         if source.startswith("local-dir:"):
             _require_open_clip_folder(Path(source.removeprefix("local-dir:")), load_weights)
         with weights_or_sentence(self.name, key="clip"):
@@ -138,6 +154,8 @@ class OpenClipEncoder(DualEncoder):
                 source, pretrained=pretrained, load_weights=load_weights, pretrained_text=False
             )
             tokenizer = open_clip.get_tokenizer(source)
+            # Read now: a model from scratch is built in a folder that does not stay.
+            self._config = open_clip.get_model_config(source)
         self.tokenizer = tokenizer
         self._finish(tokenizer)
 
@@ -194,6 +212,30 @@ class OpenClipEncoder(DualEncoder):
         embeddings: torch.Tensor = self.model.visual.head(features)
         return embeddings
 
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        config = deepcopy(self._config)
+        text = config["text_cfg"]
+        if text.get("hf_model_name"):
+            self.model.text.config.save_pretrained(folder)
+            text |= {"hf_model_name": str(folder), "hf_model_pretrained": False}
+        if text.get("hf_tokenizer_name"):
+            text["hf_tokenizer_name"] = str(folder)
+        save_config_for_hf(self.model, folder / "open_clip_config.json", config)
+        # open_clip's own tokenizer is part of its package.
+        if hasattr(self.tokenizer, "save_pretrained"):
+            self.tokenizer.save_pretrained(folder)
+        self.save_weights(folder)
+
+    def save_weights(self, folder: Path) -> None:
+        """Write the weights alone, beside the configuration that is already in `folder`."""
+        tensors = self.model.state_dict().items()
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors}
+        # open_clip's own layout has a scalar here; see `_finish` on why ours has not.
+        state["logit_scale"] = state["logit_scale"].reshape(())
+        with whole_file(folder / "open_clip_model.safetensors") as unfinished:
+            save_file(state, unfinished)
+
 
 @dataclass(frozen=True)
 class _OpenClipTokenizer:
@@ -208,14 +250,18 @@ class BlipEncoder(DualEncoder):
 
     Args:
         name: a hub name or folder of a `BlipForImageTextRetrieval`.
+
+    Attributes:
+        source: the same.
     """
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self.name = f"{BLIP_PREFIX}{name}"
+        self.name, self.source = f"{BLIP_PREFIX}{name}", name
         with weights_or_sentence(self.name, key="clip"):
             self.model = BlipForImageTextRetrieval.from_pretrained(name)
             processor = AutoProcessor.from_pretrained(name)
+        self._transformers_processor = processor
         self.dim = self.model.config.image_text_hidden_size
         self.processor = DualProcessor(
             transform=_BlipTransform(processor.image_processor),
@@ -234,6 +280,10 @@ class BlipEncoder(DualEncoder):
     def text_embeddings(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
         hidden = self.model.text_encoder(**tokens).last_hidden_state
         return self.model.text_proj(hidden[:, 0])
+
+    def save(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)
+        self._transformers_processor.save_pretrained(folder)
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,14 @@ from pathlib import Path
 import PIL.Image
 import pytest
 import torch
+from transformers import AutoTokenizer, BlipForImageTextRetrieval
 
 from cirlab.encoders.adapters import TowerLora, adapters_disabled, add_lora_to_tower
 from cirlab.encoders.dual import OpenClipEncoder, load_dual_encoder
 from cirlab.encoders.names import ZOO
-from cirlab.encoders.scratch import word_tokenizer, write_clip_folder
+from cirlab.encoders.scratch import write_clip_folder
 from cirlab.errors import UserError
-from tests.tiny import WORDS, write_tiny_clip
+from tests.tiny import WORDS, write_tiny_blip, write_tiny_clip
 
 
 @pytest.fixture(scope="module")
@@ -95,31 +96,7 @@ def test_a_timm_tower_splits_into_backbone_and_projection(tmp_path: Path) -> Non
 
 
 def test_blip_loads_from_a_transformers_folder(tmp_path: Path) -> None:
-    from transformers import (
-        BlipConfig,
-        BlipForImageTextRetrieval,
-        BlipImageProcessor,
-        BlipProcessor,
-    )
-
-    tower = {
-        "hidden_size": 32,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-    }
-    tokenizer = word_tokenizer(WORDS, max_length=32)
-    config = BlipConfig(
-        text_config=tower
-        | {"vocab_size": len(tokenizer), "encoder_hidden_size": 32, "max_position_embeddings": 40},
-        vision_config=tower | {"image_size": 32, "patch_size": 16},
-        image_text_hidden_size=16,
-    )
-    torch.manual_seed(0)
-    BlipForImageTextRetrieval(config).save_pretrained(tmp_path)
-    size = {"height": 32, "width": 32}
-    BlipProcessor(BlipImageProcessor(size=size), tokenizer).save_pretrained(tmp_path)
-    encoder = load_dual_encoder(f"blip:{tmp_path}").eval()
+    encoder = load_dual_encoder(f"blip:{write_tiny_blip(tmp_path)}").eval()
     pixels = encoder.processor.images([photo("red"), photo("blue")])
     texts = ["a red circle", "a blue"]
     images, captions = (
@@ -129,6 +106,7 @@ def test_blip_loads_from_a_transformers_folder(tmp_path: Path) -> None:
     assert images.shape == captions.shape == (2, 16)
     # transformers' own contrastive path is the oracle.
     reference = BlipForImageTextRetrieval.from_pretrained(tmp_path).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     tokens = tokenizer(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
         scores = reference(
