@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
-from typing import Any, Literal
-
-from tqdm import tqdm
+from typing import Literal
 
 from cirlab.benchmarks.base import Benchmark
-from cirlab.errors import UserError
-from cirlab.reading.jsonl import Row
+from cirlab.reading.llava import llava_captions
 from cirlab.reading.packed import PackedTexts
 from cirlab.records import FileImage, Pair, SampleKey
 from datamodules.base import RetrievalData
@@ -85,12 +81,7 @@ class LlavaPairs:
 
     def __init__(self, path: Path, images: Path) -> None:
         self.images = images
-        entries = _entries(path)
-        paths, captions = [], []
-        for number, fields in enumerate(tqdm(entries, desc=path.name, delay=2, disable=None)):
-            row = _row(fields, f"{path}, entry {number}")
-            paths.append(row.text("image"))
-            captions.append(_caption(row))
+        paths, captions = zip(*llava_captions(path), strict=True)
         self.paths = PackedTexts(paths)
         self.captions = PackedTexts(captions)
 
@@ -104,29 +95,3 @@ class LlavaPairs:
         """The image of one entry."""
         path = self.paths[index]
         return FileImage(id=path, path=self.images / path)
-
-
-def _entries(path: Path) -> list[Any]:
-    if not path.is_file():
-        raise UserError(f"there is no file {path}; correct data.init_args.annotations")
-    try:
-        entries = json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); copy it again") from error
-    if not isinstance(entries, list) or not entries:
-        raise UserError(f"{path} must hold a JSON list of one or more entries")
-    return entries
-
-
-def _row(fields: Any, where: str) -> Row:
-    if not isinstance(fields, dict):
-        raise UserError(f"{where}: expected a JSON object, found {type(fields).__name__}")
-    return Row(fields, where)
-
-
-def _caption(row: Row) -> str:
-    turns = row.objects("conversations")
-    for turn in turns:
-        if turn.get("from") == "gpt":
-            return turn.text("value").strip()
-    raise row.error("no turn in 'conversations' is from \"gpt\"; that is where the caption stands")

@@ -7,6 +7,16 @@ prompt was not released, and this wording is this project's own.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from cirlab.errors import UserError
+from cirlab.reading.files import read_text
+from cirlab.reading.jsonl import Row
 
 #: Stands for the caption in a prompt.
 CAPTION_MARK = "{caption}"
@@ -17,7 +27,92 @@ PROMPT = (
     f"modified_caption. Caption: {CAPTION_MARK}"
 )
 
+#: One message of a chat: {"role": "user" or "assistant", "content": text}.
+Message = dict[str, str]
+
 
 def answer(instruction: str, modified_caption: str) -> str:
     """The answer that is asked for, one line of JSON."""
     return json.dumps({"instruction": instruction, "modified_caption": modified_caption})
+
+
+class Example(NamedTuple):
+    """A caption with an answer to it."""
+
+    caption: str
+    instruction: str
+    modified_caption: str
+
+
+@dataclass(frozen=True)
+class TripletPrompt:
+    """What is asked about each caption.
+
+    There is no system message: not every chat template has a place for one.
+
+    Attributes:
+        user: the message; `{caption}` stands for the caption.
+        examples: answered in the same chat before the caption is asked about.
+
+    Raises:
+        UserError: the message has no place for the caption.
+    """
+
+    user: str = PROMPT
+    examples: tuple[Example, ...] = ()
+
+    def __post_init__(self) -> None:
+        if CAPTION_MARK not in self.user:
+            raise UserError(
+                f"the prompt {self.user[:60]!r} does not hold {CAPTION_MARK}; write it where the "
+                "caption is to stand"
+            )
+
+    def messages(self, caption: str) -> list[Message]:
+        """A chat that ends with the question about a caption."""
+        chat: list[Message] = []
+        for example in self.examples:
+            chat.append(self._question(example.caption))
+            said = answer(example.instruction, example.modified_caption)
+            chat.append({"role": "assistant", "content": said})
+        return [*chat, self._question(caption)]
+
+    def _question(self, caption: str) -> Message:
+        return {"role": "user", "content": self.user.replace(CAPTION_MARK, caption)}
+
+
+#: Prompts by name: one sentence, or more about what makes a good change, with examples.
+NAMED: dict[str, Path | None] = {"short": None, "few_shot": Path(__file__).parent / "few_shot.yaml"}
+
+
+def read_prompt(name: str) -> TripletPrompt:
+    """A prompt by name (`NAMED`), or from a YAML file of the form of few_shot.yaml.
+
+    Raises:
+        UserError: there is no such file, or it holds no prompt.
+    """
+    path = NAMED.get(name, Path(name))
+    if path is None:
+        return TripletPrompt()
+    if not path.is_file():
+        raise UserError(
+            f"there is no prompt {name!r}; give {' or '.join(NAMED)}, or the path of a YAML file"
+        )
+    try:
+        fields = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"the prompt {path} is not valid YAML ({reason}); correct it") from error
+    if not isinstance(fields, dict) or not {"user"} <= set(fields) <= {"user", "examples"}:
+        found = ", ".join(map(str, fields)) if isinstance(fields, dict) else type(fields).__name__
+        raise UserError(
+            f"the prompt {path} holds {found or 'nothing'}; give the keys user and, if you like, "
+            "examples"
+        )
+    row = Row(fields, str(path))
+    examples = row.objects("examples") if fields.get("examples") else ()
+    return TripletPrompt(row.text("user").strip(), _examples(examples))
+
+
+def _examples(rows: Sequence[Row]) -> tuple[Example, ...]:
+    return tuple(Example(*(row.text(field) for field in Example._fields)) for row in rows)
