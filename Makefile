@@ -11,8 +11,11 @@ EXP ?=
 ARGS ?=
 # RESUME=1 continues the newest run of EXP where its last checkpoint stands.
 RESUME ?=
-# The checkpoint to validate; empty takes the best one of the newest run of EXP.
+# The checkpoint to validate or export; empty takes the best one of the newest run of EXP.
 CKPT ?=
+# Where make export writes to; empty takes the run's folder. MERGED=1 adds adapters to their base.
+OUT ?=
+MERGED ?=
 # What to submit (cirr, circo), or whose data to check; without a name, make data-check lists all.
 BENCH ?=
 # The data folder to check; empty tells where the data come from.
@@ -28,8 +31,8 @@ CIRLAB := $(BIN)/python -m cirlab
 CHECKPOINT = $(if $(CKPT),--ckpt_path "$(CKPT)")
 
 .DEFAULT_GOAL := help
-.PHONY: help train validate submission data-check compare dashboard test lint bench zoo clean \
-	known-experiment known-submission
+.PHONY: help train validate export submission data-check compare dashboard test lint bench zoo \
+	clean known-experiment known-submission
 
 help: ## list the targets
 	@echo "make <target> [EXP=name] [ARGS=\"--options\"]"
@@ -41,6 +44,10 @@ train: known-experiment $(READY) ## train and evaluate EXP; RESUME=1 continues i
 
 validate: known-experiment $(READY) ## evaluate CKPT of EXP (default: the best of its newest run)
 	$(CIRLAB) validate -c experiments/$(EXP).yaml $(CHECKPOINT) $(ARGS)
+
+export: known-experiment $(READY) ## write what CKPT of EXP learned for other libraries to load; OUT=folder, MERGED=1
+	$(CIRLAB) export -c experiments/$(EXP).yaml $(CHECKPOINT) $(if $(OUT),--output "$(OUT)") \
+		$(if $(MERGED),--merged true) $(ARGS)
 
 submission: known-experiment known-submission $(READY) ## rank BENCH's test split with CKPT of EXP for its server
 	$(CIRLAB) validate -c experiments/$(EXP).yaml -c experiments/overlays/submission_$(BENCH).yaml $(CHECKPOINT) $(ARGS)

@@ -200,12 +200,12 @@ class RetrievalCLI(LightningCLI):
         exporting = self.subcommand == "export"
         if exporting:
             _set(config.trainer, _on_one_cpu(config.trainer.precision))
-        else:
-            check_strategy(plain)
         trainer = config.trainer
         check_name("accelerator", trainer.accelerator, AcceleratorRegistry.available_accelerators())
         check_name("strategy", trainer.strategy, StrategyRegistry.available_strategies())
         check_devices(trainer.accelerator, trainer.devices)
+        if not exporting:
+            check_strategy(plain)
         if runs_on_cpu(config.trainer.accelerator) and not exporting:
             config.trainer.precision = affordable_precision(str(config.trainer.precision))
             tune_for_cpu(config.trainer.precision)

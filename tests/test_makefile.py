@@ -28,12 +28,12 @@ def test_help_is_the_default_and_lists_every_target() -> None:
     shown = make()
     assert shown.returncode == 0
     assert shown.stdout == make("help").stdout
-    targets = "train validate submission data-check compare dashboard test lint bench zoo clean"
+    targets = "train validate export submission data-check compare dashboard test lint bench zoo clean"
     for target in targets.split():
         assert re.search(rf"^  {target} +\S", shown.stdout, re.MULTILINE), target
 
 
-@pytest.mark.parametrize("target", ["train", "validate", "submission"])
+@pytest.mark.parametrize("target", ["train", "validate", "export", "submission"])
 @pytest.mark.parametrize("name", ["", "no_such_experiment"])
 def test_a_wrong_experiment_lists_those_that_exist(target: str, name: str) -> None:
     shown = make(target, f"EXP={name}")
@@ -51,6 +51,16 @@ def test_what_train_and_validate_call() -> None:
     assert f"{call} --resume true --trainer.max_epochs 1" in resumed
     checked = make("validate", "CKPT=a.ckpt", *options).stdout
     assert '-m cirlab validate -c experiments/collm.yaml --ckpt_path "a.ckpt"' in checked
+
+
+def test_what_export_calls() -> None:
+    call = "-m cirlab export -c experiments/collm.yaml"
+    plain = make("export", "--dry-run", "EXP=collm").stdout
+    assert call in plain
+    assert not any(option in plain for option in ("--ckpt_path", "--output", "--merged"))
+    options = ["EXP=collm", "CKPT=a.ckpt", "OUT=a b", "MERGED=1", "ARGS=--overwrite true"]
+    called = " ".join(make("export", "--dry-run", *options).stdout.replace("\\\n", " ").split())
+    assert call + ' --ckpt_path "a.ckpt" --output "a b" --merged true --overwrite true' in called
 
 
 @pytest.mark.parametrize("name", ["", "coco_facet"])
