@@ -10,8 +10,8 @@ has looked at them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -160,6 +160,16 @@ class FSDP1Strategy(FSDPStrategy):
 
     # ---- checkpoints --------------------------------------------------------------------
 
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        learned = _learner(self).layout().learned
+        state = {n: value.detach().cpu() for n, value in self._buffers() if n in learned}
+        for unit, names in self._units().items():
+            with self._together(unit, names, writeback=False) as own:
+                found = {n: p for n, p in own.items() if n in learned and self.is_global_zero}
+                # A process lets go of what it does not hold by itself.
+                state |= {n: parameter.detach().cpu().clone() for n, parameter in found.items()}
+        return state
+
     def optimizer_state(self, optimizer: Optimizer | LightningOptimizer) -> dict[str, Any]:
         optimizer, root = _plain(optimizer), self._root
         with self._whole(rank0_only=True):
@@ -176,8 +186,14 @@ class FSDP1Strategy(FSDPStrategy):
         return read_checkpoint(Path(self.broadcast(checkpoint_path)))
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        with self._whole(rank0_only=False):
-            self._root.load_state_dict(checkpoint["state_dict"], strict=False)
+        state = checkpoint["state_dict"]
+        for name, buffer in self._buffers():
+            if name in state:
+                buffer.copy_(state[name])
+        for unit, names in self._units().items():
+            with torch.no_grad(), self._together(unit, names, writeback=True) as own:
+                for name in own.keys() & state.keys():
+                    own[name].copy_(state[name])
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         root = self._root
@@ -193,6 +209,30 @@ class FSDP1Strategy(FSDPStrategy):
     def _root(self) -> nn.Module:
         assert self.model is not None
         return self.model
+
+    def _buffers(self) -> list[tuple[str, torch.Tensor]]:
+        return [(_unwrapped(name), value) for name, value in self._root.named_buffers()]
+
+    def _units(self) -> dict[FullyShardedDataParallel, list[str]]:
+        """The sharded groups with the state-dict names of their parameters."""
+        owner: dict[str, FullyShardedDataParallel] = {}
+        for prefix, unit in self._root.named_modules():
+            if isinstance(unit, FullyShardedDataParallel):
+                # An inner group comes after the one around it.
+                owner |= {_unwrapped(n): unit for n, _ in unit.named_parameters(prefix=prefix)}
+        units: dict[FullyShardedDataParallel, list[str]] = {}
+        for name, unit in owner.items():
+            units.setdefault(unit, []).append(name)
+        return units
+
+    @contextmanager
+    def _together(
+        self, unit: FullyShardedDataParallel, names: list[str], *, writeback: bool
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        """A group's parameters, whole, by their state-dict names."""
+        with FullyShardedDataParallel.summon_full_params(unit, recurse=False, writeback=writeback):
+            every = {_unwrapped(n): value for n, value in self._root.named_parameters()}
+            yield {name: every[name] for name in names}
 
     def _whole(self, *, rank0_only: bool) -> AbstractContextManager[Any]:
         """A context in which state dicts are whole and on the CPU."""
@@ -212,6 +252,11 @@ def _learner(strategy: FSDPStrategy | ModelParallelStrategy) -> Learner:
             f"{type(method).__name__} is none; use --trainer.strategy ddp"
         )
     return method
+
+
+def _unwrapped(name: str) -> str:
+    """A parameter's name without the wrappers that FSDP1 puts around modules."""
+    return name.replace("_fsdp_wrapped_module.", "")
 
 
 def _plain(optimizer: Optimizer | LightningOptimizer) -> Optimizer:
