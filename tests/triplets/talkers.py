@@ -25,7 +25,7 @@ def caption_of(number: int) -> str:
 def write_tiny_chat_model(
     folder: Path, template: str | None = CHAT_TEMPLATE, *, seed: int = 0, positions: int = 128
 ) -> Path:
-    """A transformers folder: a causal language model of two layers and 32 dimensions."""
+    """A transformers folder: a causal language model of two layers and 64 dimensions."""
     texts = [PROMPT, answer("make it red", "a red bag with a strap"), *map(caption_of, range(8))]
     tokenizer = subword_tokenizer(texts, size=320, max_length=positions)
     tokenizer.chat_template = template
@@ -33,8 +33,8 @@ def write_tiny_chat_model(
     config = AutoConfig.for_model(
         "llama",
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
+        hidden_size=64,
+        intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=positions,
