@@ -15,11 +15,15 @@ import rich.table
 
 import bench
 from bench.measure import Row
+from cirlab.errors import UserError
+
+#: What runs only when it is named: it needs what few machines have.
+ON_REQUEST = ("gpu",)
 
 
 def names() -> list[str]:
-    """Modules of this package that measure something."""
-    found = (module.name for module in pkgutil.iter_modules(bench.__path__))
+    """Modules of this package that measure something; packages hold their parts."""
+    found = (module.name for module in pkgutil.iter_modules(bench.__path__) if not module.ispkg)
     return [name for name in found if name not in ("__main__", "measure")]
 
 
@@ -60,13 +64,22 @@ def run(wanted: Sequence[str], console: rich.console.Console) -> Iterator[Row]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, measure, print."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=bench.__doc__)
-    parser.add_argument("names", nargs="*", help=f"any of: {', '.join(names())}; default: all")
-    wanted = parser.parse_args(arguments).names or names()
+    usual = [name for name in names() if name not in ON_REQUEST]
+    parser.add_argument(
+        "names", nargs="*", help=f"any of: {', '.join(names())}; default: {', '.join(usual)}"
+    )
+    wanted = parser.parse_args(arguments).names or usual
     unknown = [name for name in wanted if name not in names()]
     if unknown:
         parser.error(f"there is no measurement {unknown[0]!r}; choose from {', '.join(names())}")
     console = rich.console.Console()
-    console.print(table(list(run(wanted, console))))
+    try:
+        rows = list(run(wanted, console))
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    if rows:
+        console.print(table(rows))
     return 0
 
 

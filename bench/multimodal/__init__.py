@@ -1,0 +1,1 @@
+"""Parts of `bench.gpu`: models from their published sizes, a training step, operations, a table."""
