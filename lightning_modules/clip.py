@@ -17,11 +17,19 @@ from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch.nn.functional import normalize
 
+from cirlab.chunking import check_chunk_size, in_chunks, split
 from cirlab.encoders.collate import DualQueryReader, ImageReader
 from cirlab.encoders.dual import OpenClipEncoder
+from cirlab.encoders.export import (
+    Exported,
+    check_merging,
+    open_clip_text,
+    save_dual_encoder,
+)
+from cirlab.encoders.export_code import script
 from cirlab.encoders.feature_cache import FeatureCache
 from cirlab.encoders.scratch import read_word_vectors, set_word_vectors, write_clip_folder
 from cirlab.encoders.vocabulary import vocabulary_words
@@ -92,6 +100,8 @@ class CLIP(RetrievalModule):
             nothing of a plain vision transformer).
         cache_features: with a frozen backbone, run it once over the training images and keep its
             features in memory-mapped files, instead of once an epoch.
+        chunk_size: images and texts encoded at once in training, so that the batch may be of any
+            size (GradCache); null keeps what every row computed.
         optimizer: builds the optimiser from the trainable parameters.
         schedule: how the learning rate moves; null keeps it constant.
     """
@@ -99,7 +109,11 @@ class CLIP(RetrievalModule):
     train_record = Pair
     query_kinds = frozenset({"text", "image", "composed", "dialogue"})
     shardable = False
-    learning_arguments = RetrievalModule.learning_arguments | {"export_to", "cache_features"}
+    learning_arguments = RetrievalModule.learning_arguments | {
+        "export_to",
+        "cache_features",
+        "chunk_size",
+    }
 
     def __init__(
         self,
@@ -109,6 +123,7 @@ class CLIP(RetrievalModule):
         export_to: str | None = None,
         freeze_backbone: bool = False,
         cache_features: bool = False,
+        chunk_size: int | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         schedule: Schedule | None = None,
     ) -> None:
@@ -120,6 +135,8 @@ class CLIP(RetrievalModule):
                 "cache_features: true needs freeze_backbone: true: features of a backbone that "
                 "trains are stale after one step"
             )
+        check_chunk_size(chunk_size)
+        self.chunk_size = chunk_size
         self.start, self.pretrained, self.scratch = model, pretrained, from_scratch
         self.export_to = export_to
         self.freeze_backbone, self.cache_features = freeze_backbone, cache_features
@@ -141,6 +158,7 @@ class CLIP(RetrievalModule):
         self.encoder.train()
         if self.freeze_backbone:
             self.encoder.image_backbone.requires_grad_(False).eval()
+        check_chunk_size(self.chunk_size, self.encoder)
 
     def _from_scratch(self, scratch: ClipFromScratch) -> OpenClipEncoder:
         if self.export_to is None:
@@ -182,8 +200,8 @@ class CLIP(RetrievalModule):
 
     def losses(self, batch: Inputs) -> dict[str, torch.Tensor]:
         encoder = self._encoder
-        images = encoder.embed_images(batch["image"])
-        texts = encoder.encode_texts(batch["text"])
+        images = in_chunks(encoder.embed_images, split(batch["image"], self.chunk_size))
+        texts = in_chunks(encoder.encode_texts, split(batch["text"], self.chunk_size))
         temperature = encoder.model.logit_scale.float().exp().reciprocal().clamp(MIN_TEMPERATURE)
         # A mean of the two directions, as CLIP has it; the loss class adds them.
         loss = self.loss(
@@ -196,7 +214,21 @@ class CLIP(RetrievalModule):
             return
         if self.scratch is not None:
             self.scratch.write(Path(self.export_to))
-        export_open_clip(self._encoder, Path(self.export_to))
+        self._encoder.save_weights(Path(self.export_to))
+        log.info("exported to %s", self.export_to)
+
+    # ---- export -------------------------------------------------------------------------
+
+    def check_export(self, merged: bool) -> None:
+        check_merging(merged, adapters=False, four_bit=False)
+
+    def export(self, folder: Path, merged: bool) -> Exported:
+        load = save_dual_encoder(self._encoder, folder, "", merged=merged)
+        return Exported(
+            what="A dual encoder: an image and a text that belong together have similar vectors "
+            "(cosine). A folder of open_clip's, whole.",
+            code=script(load, open_clip_text()),
+        )
 
     # ---- evaluation ---------------------------------------------------------------------
 
@@ -216,17 +248,6 @@ class CLIP(RetrievalModule):
 
     def encode_baselines(self, inputs: Inputs) -> dict[str, torch.Tensor]:
         return self._encoder.query_parts(inputs) if "image" in inputs else {}
-
-
-def export_open_clip(encoder: OpenClipEncoder, folder: Path) -> None:
-    """Write the weights beside the configuration that is already in `folder`."""
-    state = {name: t.detach().cpu().contiguous() for name, t in encoder.model.state_dict().items()}
-    # open_clip's own layout has a scalar here; see OpenClipEncoder on why ours has not.
-    state["logit_scale"] = state["logit_scale"].reshape(())
-    unfinished = folder / "unfinished.safetensors"
-    save_file(state, unfinished)
-    unfinished.replace(folder / "open_clip_model.safetensors")
-    log.info("exported to %s", folder)
 
 
 def _load_trunk(encoder: OpenClipEncoder, path: Path) -> None:

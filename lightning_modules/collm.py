@@ -11,19 +11,29 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import normalize
 
+from cirlab.chunking import check_chunk_size, in_chunks, split
 from cirlab.composition import modification_texts, nearest_neighbours, random_neighbours, slerp
 from cirlab.distributed import all_gather_object, gather, rank
 from cirlab.encoders.adapters import FourBit, Lora, TowerLora, adapters_disabled, add_lora_to_tower
 from cirlab.encoders.augmentation import rotate
 from cirlab.encoders.collate import DualQueryReader, ImageReader
 from cirlab.encoders.dual import DualEncoder, load_dual_encoder
+from cirlab.encoders.export import (
+    Exported,
+    check_merging,
+    save_dual_encoder,
+    save_language_model,
+)
+from cirlab.encoders.export_code import script, text_reader
 from cirlab.encoders.feature_cache import FeatureCache
 from cirlab.encoders.llm import (
     INSTRUCTION,
@@ -38,6 +48,7 @@ from cirlab.errors import UserError
 from cirlab.losses import ContrastiveLoss, image_ids, target_ids
 from cirlab.records import Image, Pair, Query, Triplet
 from lightning_modules.base import RetrievalModule
+from lightning_modules.collm_query import CONNECTOR, query_snippet
 from lightning_modules.frozen_features import frozen_features
 from lightning_modules.learner import Inputs, Schedule
 
@@ -90,6 +101,8 @@ class LLMSettings:
         attention: transformers' implementation of it.
         pooling: the paper does not say; its LLM is trained to be read at the last token.
         max_length: longest query in tokens.
+        gradient_checkpointing: compute each layer again in the backward pass instead of keeping
+            what it computed.
     """
 
     name: str
@@ -101,6 +114,7 @@ class LLMSettings:
     attention: Attention = "sdpa"
     pooling: Pooling = "last"
     max_length: int = 256
+    gradient_checkpointing: bool = False
 
 
 class CoLLM(RetrievalModule):
@@ -131,6 +145,8 @@ class CoLLM(RetrievalModule):
         init_from: checkpoint of a CoLLM to start from, of this architecture; a pattern
             (`runs/collm/version_*/checkpoints/best.ckpt`) takes the newest file.
         instruction: the sentence before the query.
+        chunk_size: images and queries encoded at once in training, so that the batch may be of
+            any size (GradCache); null keeps what every row computed.
     """
 
     train_record = (Pair, Triplet)
@@ -143,8 +159,10 @@ class CoLLM(RetrievalModule):
         "reference_negatives",
         "texts",
         "cache_features",
+        "chunk_size",
         "init_from",
         "llm.attention",
+        "llm.gradient_checkpointing",
     }
 
     def __init__(
@@ -165,8 +183,10 @@ class CoLLM(RetrievalModule):
         cache_features: bool = False,
         init_from: str | None = None,
         instruction: str = INSTRUCTION,
+        chunk_size: int | None = None,
     ) -> None:
         super().__init__(optimizer, schedule)
+        check_chunk_size(chunk_size)
         self.clip_name, self.clip_pretrained = clip, clip_pretrained
         self.llm_settings = llm
         self.tower_lora, self.tower_frozen = tower_lora, tower_frozen
@@ -183,6 +203,7 @@ class CoLLM(RetrievalModule):
                 "tower_lora: null and synthesis.rotation: 0"
             )
         self.init_from = init_from
+        self.chunk_size = chunk_size
         self.template = QueryTemplate(instruction)
         self.clip: DualEncoder | None = None
 
@@ -202,6 +223,8 @@ class CoLLM(RetrievalModule):
             attention=settings.attention,
             pooling=settings.pooling,
             max_length=settings.max_length,
+            chunk_size=self.chunk_size,
+            gradient_checkpointing=settings.gradient_checkpointing,
             device=self.device,
         )
         if self.tower_lora is not None:
@@ -220,6 +243,7 @@ class CoLLM(RetrievalModule):
         # Libraries hand their models out in eval mode, and Lightning leaves modes as they are.
         self.llm.train(not settings.frozen)
         clip.image_tower.train(self.tower_lora is not None and not self.tower_frozen)
+        check_chunk_size(self.chunk_size, clip, self.llm)
 
     def frozen_base(self) -> dict[str, str]:
         return {"clip": self._clip.name, "llm": self.llm.name}
@@ -306,8 +330,9 @@ class CoLLM(RetrievalModule):
     def _image_features(self, images: Inputs) -> torch.Tensor:
         """f(v), unit vectors (B, D); see `DualEncoder.embed_images`."""
         tower_learns = self.tower_lora is not None and not self.tower_frozen
+        chunks = split(images, self.chunk_size if torch.is_grad_enabled() else None)
         with torch.set_grad_enabled(torch.is_grad_enabled() and tower_learns):
-            return self._clip.embed_images(images)
+            return in_chunks(self._clip.embed_images, chunks)
 
     def _compose(self, tokens: Inputs, reference: torch.Tensor | None) -> torch.Tensor:
         """C = p(Phi(...)), unit vectors (B, D)."""
@@ -319,6 +344,33 @@ class CoLLM(RetrievalModule):
     def _clip(self) -> DualEncoder:
         assert self.clip is not None, "configure_model has not run"
         return self.clip
+
+    # ---- export -------------------------------------------------------------------------
+
+    def check_export(self, merged: bool) -> None:
+        llm = self.llm_settings
+        adapters = llm.lora is not None or self.tower_lora is not None
+        four_bit = llm.four_bit is not None and llm.lora is not None
+        check_merging(merged, adapters=adapters, four_bit=four_bit)
+
+    def export(self, folder: Path, merged: bool) -> Exported:
+        """The LLM's part in `llm/`, the image tower's in `clip/`, the rest beside them."""
+        settings = self.llm_settings
+        clip = save_dual_encoder(self._clip, folder, "clip", merged=merged)
+        llm = save_language_model(
+            self.llm.model, folder, "llm", base=settings.name, merged=merged, dtype=settings.dtype
+        )
+        self.llm.processor.tokenizer.save_pretrained(folder / "llm")
+        parts = {"adapter": self.adapter, "projection": self.projection}
+        weights = nn.ModuleDict(parts).state_dict()
+        save_file({n: w.cpu().contiguous() for n, w in weights.items()}, folder / CONNECTOR)
+        words = text_reader('folder / "llm"', settings.max_length, settings.pooling)
+        query = query_snippet(self.template, width=self.llm.width, dim=self._clip.dim)
+        return Exported(
+            what="A language model composes a picture, a text, or both into one query vector; the "
+            "gallery has the vectors of a dual encoder's image tower (cosine).",
+            code=script(clip, llm, words, query),
+        )
 
     # ---- evaluation ---------------------------------------------------------------------
 

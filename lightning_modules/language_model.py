@@ -19,6 +19,10 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch.nn.functional import cross_entropy, normalize
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from cirlab.chunking import check_chunk_size, each_chunk, split
+from cirlab.distributed import gather, rank
+from cirlab.encoders.export import Exported, check_merging, save_language_model
+from cirlab.encoders.export_code import EMBED_TEXT, Snippet, script, text_reader
 from cirlab.encoders.llm import LLMProcessor, QueryTemplate, pool
 from cirlab.encoders.scratch import read_word_vectors, set_word_vectors, write_llm_folder
 from cirlab.encoders.vocabulary import WORLD, vocabulary_words
@@ -39,6 +43,8 @@ class EmbeddingLanguageModel(Learner):
         caption_files: pairs.jsonl files whose frequent words join the vocabulary.
         temperature: of the contrastive loss (unitless).
         max_length: longest text in tokens.
+        chunk_size: texts read at once in training, so that the batch may be of any size
+            (GradCache); null keeps what every text computed.
         optimizer: builds the optimiser from the trainable parameters.
         schedule: how the learning rate moves; null keeps it constant.
     """
@@ -54,13 +60,15 @@ class EmbeddingLanguageModel(Learner):
         caption_files: list[str] | None = None,
         temperature: float = 0.05,
         max_length: int = 128,
+        chunk_size: int | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(optimizer, schedule)
         self.config, self.export_to, self.vocabulary = config, Path(export_to), vocabulary
         self.caption_files = caption_files or []
-        self.max_length = max_length
+        check_chunk_size(chunk_size)
+        self.max_length, self.chunk_size = max_length, chunk_size
         self.contrastive = ContrastiveLoss(temperature=temperature)
         self.model: Any = None
 
@@ -77,6 +85,7 @@ class EmbeddingLanguageModel(Learner):
             words, vectors = read_word_vectors(Path(self.vocabulary))
             embedding = self.model.get_input_embeddings()
             set_word_vectors(embedding, self.tokenizer, words, vectors)
+        check_chunk_size(self.chunk_size, self.model)
 
     def _write_folder(self, folder: Path) -> None:
         """Configuration and tokenizer in transformers' layout, without weights."""
@@ -89,21 +98,48 @@ class EmbeddingLanguageModel(Learner):
     def losses(self, batch: Inputs) -> dict[str, torch.Tensor]:
         query, query_words = self._read(batch["query"])
         target, target_words = self._read(batch["target"])
-        rows = torch.arange(len(query), device=query.device)
+        group = self.data_parallel_group
+        # Ids of the pairs, of which no two processes have the same.
+        rows = torch.arange(len(query), device=query.device) + rank(group) * len(query)
         return {
-            "contrastive": self.contrastive(query, target, rows, group=self.data_parallel_group),
+            "contrastive": self.contrastive(query, target, rows, group=group),
             "next_word": (query_words + target_words) / 2,
         }
 
     def _read(self, tokens: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings (B, H), unit length, and the loss of the next word, nats a token."""
+        parts = each_chunk(self._read_chunk, split(tokens, self.chunk_size))
+        embeddings, nats, words = zip(*parts, strict=True)
+        # One mean over all words, of which chunks and processes hold different numbers; averaged
+        # over the processes, it is that of one with the whole batch.
+        count = gather(torch.stack(words).sum().reshape(1), self.data_parallel_group).float().mean()
+        return torch.cat(embeddings), torch.stack(nats).sum() / count
+
+    def _read_chunk(self, tokens: Inputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Embeddings of some texts (C, H), nats of all their next words, and number of these."""
         assert self.model is not None
         ids, mask = tokens["input_ids"], tokens["attention_mask"]
         out = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
         embeddings = pool(out.hidden_states[-1], mask, "last")
         following = ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
-        words = cross_entropy(out.logits[:, :-1].flatten(0, 1).float(), following.flatten())
-        return normalize(embeddings.float(), dim=-1), words
+        logits = out.logits[:, :-1].flatten(0, 1).float()
+        nats = cross_entropy(logits, following.flatten(), reduction="sum")
+        return normalize(embeddings.float(), dim=-1), nats, (following >= 0).sum()
+
+    def check_export(self, merged: bool) -> None:
+        check_merging(merged, adapters=False, four_bit=False)
+
+    def export(self, folder: Path, merged: bool) -> Exported:
+        assert self.model is not None
+        self._write_folder(folder)
+        load = save_language_model(self.model, folder, "", base="", merged=merged)
+        read = text_reader("folder", self.max_length, "last")
+        embed = Snippet(("from torch.nn.functional import normalize",), EMBED_TEXT)
+        return Exported(
+            what="A language model that embeds texts: those of one image have similar vectors "
+            "(cosine). A folder of transformers', whole.",
+            code=script(load, read, embed),
+        )
 
     def on_fit_end(self) -> None:
         if self.trainer.is_global_zero:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from cirlab.chunking import in_chunks
 from cirlab.encoders.adapters import FourBit, Lora, add_lora_to_llm, stack_lora
 from cirlab.encoders.names import resolve_folder, weights_or_sentence
+from cirlab.errors import UserError
 
 #: Stands for the one visual token in a text; never in any model's vocabulary.
 IMAGE_PLACEHOLDER = "<|cirlab image|>"
@@ -93,6 +96,10 @@ class EmbeddingLLM(nn.Module):
         attention: transformers' implementation of it.
         pooling: "last" takes the last real token under either padding side; "mean" averages.
         max_length: longest text in tokens.
+        chunk_size: most texts read at once in training, in constant memory
+            (`cirlab.chunking`); None keeps what every text computed.
+        gradient_checkpointing: compute each layer again in the backward pass instead of keeping
+            what it computed.
         device: where 4-bit weights are placed; other weights are moved by the trainer.
     """
 
@@ -107,11 +114,14 @@ class EmbeddingLLM(nn.Module):
         attention: Attention = "sdpa",
         pooling: Pooling = "last",
         max_length: int = 512,
+        chunk_size: int | None = None,
+        gradient_checkpointing: bool = False,
         device: torch.device | None = None,
     ) -> None:
         super().__init__()
         self.name = name
         self.pooling = pooling
+        self.chunk_size = chunk_size
         folder = resolve_folder(name)
         placement: dict[str, Any] = {}
         if four_bit is not None:
@@ -124,6 +134,8 @@ class EmbeddingLLM(nn.Module):
             model = AutoModel.from_pretrained(
                 folder, dtype=dtype, attn_implementation=attention, **placement
             )
+        if gradient_checkpointing:
+            checkpoint_layers(model)
         self.width: int = model.config.hidden_size
         self.model: nn.Module
         # transformers loads in eval mode; what trains is set to train mode by the trainer.
@@ -163,18 +175,51 @@ class EmbeddingLLM(nn.Module):
             Shape (B, H), not normalised.
         """
         is_image = input_ids == self.processor.image_id
+        order = attention_mask.sum(dim=1).argsort()
+        if self.chunk_size and torch.is_grad_enabled() and len(order) > self.chunk_size:
+            pooled = self._read_in_chunks(input_ids, attention_mask, is_image, visual_tokens, order)
+        else:
+            embedded = self._embed(input_ids, is_image, visual_tokens)
+            groups = order.chunk(min(LENGTH_GROUPS, len(order)))
+            pooled = torch.cat(
+                [self._read(embedded[rows], attention_mask[rows]) for rows in groups]
+            )
+        return pooled[order.argsort()]
+
+    def _embed(
+        self, input_ids: torch.Tensor, is_image: torch.Tensor, visual: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Words and visual tokens, (B, L, H)."""
         embed = self._embedding
         # The placeholder's id lies outside the embedding matrix.
-        embedded = embed(input_ids.masked_fill(is_image, 0))
-        if visual_tokens is not None:
+        embedded: torch.Tensor = embed(input_ids.masked_fill(is_image, 0))
+        if visual is not None:
             # By position: the backward pass of `masked_scatter` reads the whole mask.
-            embedded = embedded.index_put(
-                is_image.nonzero(as_tuple=True), visual_tokens.to(embedded.dtype)
+            places = is_image.nonzero(as_tuple=True)
+            embedded = embedded.index_put(places, visual.to(embedded.dtype))
+        return embedded
+
+    def _read_in_chunks(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        is_image: torch.Tensor,
+        visual: torch.Tensor | None,
+        order: torch.Tensor,
+    ) -> torch.Tensor:
+        """Texts in the given order, embedded and read chunk by chunk. (B, H)."""
+        assert self.chunk_size is not None
+        # Each placeholder's number, in row order.
+        number = is_image.flatten().cumsum(0).reshape(is_image.shape) - 1
+
+        def read(rows: torch.Tensor) -> torch.Tensor:
+            own = None if visual is None else visual[number[rows][is_image[rows]]]
+            return self._read(
+                self._embed(input_ids[rows], is_image[rows], own), attention_mask[rows]
             )
-        order = attention_mask.sum(dim=1).argsort()
-        groups = order.chunk(min(LENGTH_GROUPS, len(order)))
-        pooled = [self._read(embedded[rows], attention_mask[rows]) for rows in groups]
-        return torch.cat(pooled)[order.argsort()]
+
+        chunks = max(LENGTH_GROUPS, math.ceil(len(order) / self.chunk_size))
+        return in_chunks(read, order.chunk(chunks))
 
     def _read(self, embedded: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Texts of similar length, without the columns that none of them fills. (B, H)."""
@@ -183,9 +228,29 @@ class EmbeddingLLM(nn.Module):
         # Counted from the first real token, so that left padding moves no position.
         positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
         hidden = self.model(
-            inputs_embeds=embedded, attention_mask=attention_mask, position_ids=positions
+            inputs_embeds=embedded,
+            attention_mask=attention_mask,
+            position_ids=positions,
+            use_cache=False,
         ).last_hidden_state
         return pool(hidden, attention_mask, self.pooling)
+
+
+def checkpoint_layers(model: PreTrainedModel) -> None:
+    """Have each decoder layer computed again in the backward pass, in training.
+
+    Raises:
+        UserError: the model has no such layers.
+    """
+    if not model.supports_gradient_checkpointing:
+        raise UserError(
+            f"{type(model).__name__} has no layers that can be computed again; set "
+            "llm.gradient_checkpointing: false"
+        )
+    # transformers 5 renames it; the old name warns.
+    old = model.gradient_checkpointing_enable
+    # The reentrant variant needs inputs with gradients, which frozen embeddings have not.
+    getattr(model, "activation_checkpointing_enable", old)({"use_reentrant": False})
 
 
 def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:
