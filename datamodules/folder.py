@@ -14,14 +14,22 @@ from cirlab.dialogue.partial import PartialDialogue
 from cirlab.errors import UserError
 from cirlab.reading.folder import Folder, composed_row, dialogue_row
 from cirlab.reading.jsonl import JoinedLines, JsonLines, Row
-from cirlab.records import Dialogue, FileImage, Pair, SampleKey, TextPair, Triplet
+from cirlab.records import (
+    CaptionTriplet,
+    Dialogue,
+    FileImage,
+    Pair,
+    SampleKey,
+    TextPair,
+    Triplet,
+)
 from datamodules.base import RetrievalData
 from datamodules.checks import check_files
 from datamodules.dialogues import partial_pair
 from datamodules.sampling import generator_for
 
-Record = Pair | TextPair | Triplet | Dialogue
-Kind = Literal["pairs", "texts", "triplets", "dialogues", "partial_dialogues"]
+Record = Pair | TextPair | Triplet | CaptionTriplet | Dialogue
+Kind = Literal["pairs", "texts", "triplets", "caption_triplets", "dialogues", "partial_dialogues"]
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +37,7 @@ FILES: dict[Kind, str] = {
     "pairs": "pairs.jsonl",
     "texts": "pairs.jsonl",
     "triplets": "composed.jsonl",
+    "caption_triplets": "caption_triplets.jsonl",
     "dialogues": "dialogues.jsonl",
     "partial_dialogues": "dialogues.jsonl",
 }
@@ -36,13 +45,14 @@ RECORDS: dict[Kind, type] = {
     "pairs": Pair,
     "texts": TextPair,
     "triplets": Triplet,
+    "caption_triplets": CaptionTriplet,
     "dialogues": Dialogue,
     "partial_dialogues": Pair,
 }
 
 
 class FolderData(RetrievalData):
-    """Training pairs, texts, triplets or dialogues from folders.
+    """Training pairs, texts, triplets, caption triplets or dialogues from folders.
 
     Every line is parsed once when the run starts, so that a malformed one is told at once, by
     file and line. With `on_error: raise` missing image files are found then too (each directory
@@ -54,6 +64,7 @@ class FolderData(RetrievalData):
             begin with the folder's name.
         records: "pairs" reads pairs.jsonl; "texts" reads two captions of each of its images;
             "triplets" reads composed.jsonl, whose target is drawn anew each epoch from `targets`;
+            "caption_triplets" reads caption_triplets.jsonl, as `cirlab.triplets` makes it;
             "dialogues" reads dialogues.jsonl in the same way; "partial_dialogues" gives pairs of
             such a target and the first rounds of its dialogue, their number uniform from 0 to all.
         batch_size: training samples per batch and process.
@@ -63,6 +74,9 @@ class FolderData(RetrievalData):
         seed: of the order of samples, of the choice among several targets or captions, and of what
             partial dialogues show.
         split: subfolder of the training data.
+        file: what is read instead of the file of that name in the subfolder; a path relative to
+            root.
+        images: folder that image paths are relative to, itself relative to root; null: root.
         separator: of partial dialogues, stands between the texts.
         caption_dropout: of partial dialogues, the share of those with at least one round that lack
             what the dialogue began with.
@@ -80,6 +94,8 @@ class FolderData(RetrievalData):
         benchmarks: list[Benchmark] | None = None,
         seed: int = 0,
         split: str = "train",
+        file: str | None = None,
+        images: str | None = None,
         separator: str = ", ",
         caption_dropout: float = 0.2,
         on_error: Literal["raise", "skip"] = "raise",
@@ -90,6 +106,7 @@ class FolderData(RetrievalData):
         self.roots = [root] if isinstance(root, str) else list(root)
         self.records = records
         self.split = split
+        self.file, self.images = file, images
         self.train_record = RECORDS[records]
         self.partial = PartialDialogue(separator, caption_dropout)
         self._dataset: FolderRecords | None = None
@@ -108,9 +125,14 @@ class FolderData(RetrievalData):
 
     def train_dataset(self) -> FolderRecords:
         if self._dataset is None:
-            folders = _open(self.roots)
+            folders = _open(self.roots, self.images or "")
             dataset = FolderRecords(
-                folders, self.split, self.records, seed=self.seed, partial=self.partial
+                folders,
+                self.split,
+                self.records,
+                file=self.file,
+                seed=self.seed,
+                partial=self.partial,
             )
             self._images = dataset.check()
             if self.on_error == "raise" and self.records != "texts":
@@ -119,10 +141,10 @@ class FolderData(RetrievalData):
         return self._dataset
 
 
-def _open(roots: Sequence[str]) -> list[Folder]:
+def _open(roots: Sequence[str], images: str) -> list[Folder]:
     if not roots:
         raise UserError("data.init_args.root is an empty list; give at least one folder")
-    folders = [Folder(root) for root in roots]
+    folders = [Folder(root, images=images) for root in roots]
     names = [folder.name for folder in folders]
     if len(set(names)) < len(names):
         raise UserError(
@@ -130,7 +152,10 @@ def _open(roots: Sequence[str]) -> list[Folder]:
             "it, so rename one of the folders"
         )
     if len(folders) > 1:
-        folders = [Folder(root, prefix=f"{name}/") for root, name in zip(roots, names, strict=True)]
+        folders = [
+            Folder(root, prefix=f"{name}/", images=images)
+            for root, name in zip(roots, names, strict=True)
+        ]
     return folders
 
 
@@ -141,6 +166,7 @@ class FolderRecords:
         folders: where the data lie.
         split: subfolder of each.
         records: what is made of its lines.
+        file: path of each folder's lines, relative to it; None for the split's own file.
         seed: of the choice among several targets or captions, and of what partial dialogues show.
         partial: how partial dialogues are drawn.
     """
@@ -151,17 +177,24 @@ class FolderRecords:
         split: str,
         records: Kind,
         *,
+        file: str | None = None,
         seed: int,
         partial: PartialDialogue,
     ) -> None:
         self.folders = folders
-        self.rows = JoinedLines([folder.rows(split, FILES[records]) for folder in folders])
+        self.rows = JoinedLines(
+            [
+                folder.rows(split, FILES[records]) if file is None else folder.rows_of(file)
+                for folder in folders
+            ]
+        )
         self.seed = seed
         self.partial = partial
         parsers: dict[Kind, Callable[[Folder, Row, SampleKey], Record]] = {
             "pairs": self._pair,
             "texts": self._texts,
             "triplets": self._triplet,
+            "caption_triplets": self._caption_triplet,
             "dialogues": self._dialogue,
             "partial_dialogues": self._partial_dialogue,
         }
@@ -183,15 +216,18 @@ class FolderRecords:
         """
         named: dict[str, FileImage] = {}
         for folder, rows in zip(self.folders, self.rows.files, strict=True):
-            for path in self._paths(rows):
+            for path in self._paths(folder, rows):
                 named.setdefault(f"{folder.prefix}{path}", folder.image(path))
         return list(named.values())
 
-    def _paths(self, rows: JsonLines) -> Iterator[str]:
+    def _paths(self, folder: Folder, rows: JsonLines) -> Iterator[str]:
         for row in tqdm(rows, desc=str(rows.path), delay=2, disable=None):
             match FILES[self.records]:
                 case "pairs.jsonl":
                     row.texts("captions")
+                    yield row.text("image")
+                case "caption_triplets.jsonl":
+                    folder.caption_triplet(row)
                     yield row.text("image")
                 case "dialogues.jsonl":
                     yield from dialogue_row(row).targets
@@ -219,6 +255,9 @@ class FolderRecords:
             also_correct=tuple(others),
             tags=parsed.tags,
         )
+
+    def _caption_triplet(self, folder: Folder, row: Row, key: SampleKey) -> CaptionTriplet:
+        return folder.caption_triplet(row)
 
     def _dialogue(self, folder: Folder, row: Row, key: SampleKey) -> Dialogue:
         return self._drawn(folder, row, generator_for(self.seed, key))

@@ -8,10 +8,12 @@
                                   "candidates"?}
     root/<split>/dialogues.jsonl {"id", "rounds": [first words, "question? answer", ..],
                                   "targets": [..]}
+    root/<split>/caption_triplets.jsonl
+                                 {"image", "caption", "instruction", "modified_caption"}
     root/<split>/gallery.txt     the pool that queries are ranked against, one path a line
 
-Further fields are ignored. An image's id is its path. Composed queries may stand in files of other
-names, too.
+Further fields are ignored. An image's id is its path. Composed queries and training records may
+stand in files of other names, too.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from pathlib import Path
 from cirlab.errors import UserError
 from cirlab.reading.files import data_folder, read_text
 from cirlab.reading.jsonl import JsonLines, Row
-from cirlab.records import FileImage, Pair
+from cirlab.records import CaptionTriplet, FileImage, Pair
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,16 @@ class Folder:
     Args:
         root: the folder.
         prefix: put before every image id, where several folders are used together.
+        images: folder that image paths are relative to, itself relative to root.
 
     Raises:
         UserError: root is empty or no folder.
     """
 
-    def __init__(self, root: str, *, prefix: str = "") -> None:
+    def __init__(self, root: str, *, prefix: str = "", images: str = "") -> None:
         self.root = data_folder(root)
         self.prefix = prefix
+        self.images = self.root / images
 
     @property
     def name(self) -> str:
@@ -94,8 +98,8 @@ class Folder:
         return f"{self.name}-{split}-{zlib.crc32(path.encode()):08x}"
 
     def image(self, path: str) -> FileImage:
-        """An image by its path relative to the root."""
-        return FileImage(id=f"{self.prefix}{path}", path=self.root / path)
+        """An image by its path relative to the root, or to the folder of images."""
+        return FileImage(id=f"{self.prefix}{path}", path=self.images / path)
 
     def rows(self, split: str, file: str) -> JsonLines:
         """The rows of root/<split>/<file>.
@@ -103,7 +107,15 @@ class Folder:
         Raises:
             UserError: split or file is missing, or the file has no row.
         """
-        rows = JsonLines(self._split(split) / file)
+        return self.rows_of(self._split(split) / file)
+
+    def rows_of(self, path: str | Path) -> JsonLines:
+        """The rows of a file, whose path may be relative to the root.
+
+        Raises:
+            UserError: the file is missing or has no row.
+        """
+        rows = JsonLines(self.root / path)
         if not len(rows):
             raise UserError(f"{rows.path} has no lines; write at least one record into it")
         return rows
@@ -138,6 +150,20 @@ class Folder:
             UserError: a field is missing or of the wrong type.
         """
         return Pair(image=self.image(row.text("image")), captions=row.texts("captions"))
+
+    def caption_triplet(self, row: Row) -> CaptionTriplet:
+        """A line of caption_triplets.jsonl, as `cirlab.triplets` writes it.
+
+        Raises:
+            UserError: a field is missing or of the wrong type.
+        """
+        return CaptionTriplet(
+            reference=self.image(row.text("image")),
+            caption=row.text("caption"),
+            text=row.text("instruction"),
+            target_caption=row.text("modified_caption"),
+            tags={"category": row.text("category")} if "category" in row else {},
+        )
 
     def _split(self, split: str) -> Path:
         folder = self.root / split

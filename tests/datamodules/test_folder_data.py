@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from cirlab.errors import UserError
-from cirlab.records import FileImage, SampleKey, TextPair, Triplet
+from cirlab.records import CaptionTriplet, FileImage, SampleKey, TextPair, Triplet
 from datamodules.folder import FolderData
+from datamodules.joined import JoinedData
+from datamodules.mixed import MixedData
 from tests.datamodules.toys import ToyModule, fit, jpeg, write_folder, write_jsonl
 
 
@@ -215,3 +217,70 @@ def test_broken_and_missing_images_are_skipped_and_named(tmp_path: Path) -> None
         f"{names[5]} a",
         f"{names[8]} a",
     }
+
+
+def caption_triplets(names: list[str]) -> list[dict[str, object]]:
+    return [
+        {
+            "pair": i,
+            "image": name,
+            "caption": f"shade {i}",
+            "instruction": "brighter",
+            "modified_caption": f"shade {i + 1}",
+        }
+        for i, name in enumerate(names)
+    ]
+
+
+def test_caption_triplets_need_no_target_image(tmp_path: Path) -> None:
+    names = write_folder(tmp_path)
+    write_jsonl(tmp_path / "train" / "caption_triplets.jsonl", caption_triplets(names))
+    module = folder_data(tmp_path, "caption_triplets")
+    assert module.train_record is CaptionTriplet
+    dataset = module.train_dataset()
+    assert len(dataset) == len(names) == len(module.train_images())
+    assert dataset[SampleKey(0, 3)] == CaptionTriplet(
+        reference=FileImage(names[3], tmp_path / names[3]),
+        caption="shade 3",
+        text="brighter",
+        target_caption="shade 4",
+    )
+
+
+def test_records_may_stand_elsewhere_and_images_in_a_folder_of_their_own(tmp_path: Path) -> None:
+    names = [name.removeprefix("images/") for name in write_folder(tmp_path / "data")]
+    write_jsonl(tmp_path / "data" / "made" / "triplets.jsonl", caption_triplets(names))
+    options = {"file": "made/triplets.jsonl", "images": "images"}
+    dataset = folder_data(tmp_path / "data", "caption_triplets", **options).train_dataset()
+    triplet = dataset[SampleKey(0, 3)]
+    assert isinstance(triplet, CaptionTriplet)
+    assert triplet.reference == FileImage("3.jpg", tmp_path / "data" / "images" / "3.jpg")
+    absolute = options | {"file": str(tmp_path / "data" / "made" / "triplets.jsonl")}
+    assert len(folder_data(tmp_path / "data", "caption_triplets", **absolute).train_dataset()) == 12
+    write_jsonl(tmp_path / "more" / "made" / "triplets.jsonl", caption_triplets(names[:1]))
+    both = folder_data([tmp_path / "data", tmp_path / "more"], "caption_triplets", **options)
+    both.on_error = "skip"
+    last = both.train_dataset()[SampleKey(0, 12)]
+    assert isinstance(last, CaptionTriplet)
+    assert last.reference == FileImage("more/0.jpg", tmp_path / "more" / "images" / "0.jpg")
+
+
+@pytest.mark.parametrize("field", ["image", "caption", "instruction", "modified_caption"])
+def test_a_caption_triplet_without_a_field_is_named(tmp_path: Path, field: str) -> None:
+    rows = caption_triplets(write_folder(tmp_path))
+    rows[1][field] = ""
+    write_jsonl(tmp_path / "train" / "caption_triplets.jsonl", rows)
+    with pytest.raises(UserError, match=rf"caption_triplets\.jsonl, line 2: the field '{field}'"):
+        folder_data(tmp_path, "caption_triplets").train_dataset()
+
+
+def test_parts_of_caption_triplets_are_joined_and_mixed(tmp_path: Path) -> None:
+    names = write_folder(tmp_path)
+    write_jsonl(tmp_path / "train" / "caption_triplets.jsonl", caption_triplets(names))
+    for kind in (JoinedData, MixedData):
+        parts = [folder_data(tmp_path, "caption_triplets") for _ in range(2)]
+        joined = kind(parts, batch_size=4, eval_batch_size=4, num_workers=0)
+        assert joined.train_record is CaptionTriplet
+        triplet = joined.train_dataset()[SampleKey(0, 15)]
+        assert isinstance(triplet, CaptionTriplet)
+        assert (triplet.reference.id, triplet.caption) == (f"1:{names[3]}", "shade 3")
