@@ -56,7 +56,7 @@ def method(kind: Kind, models: Path, dropout: float = 0.0, **options: Any) -> Le
         kind: what it learns from, CLIP aside.
         models: folder of `clip` and `llm`.
         dropout: a fraction, wherever the method has any.
-        options: of the method; `gradient_checkpointing` of its LLM.
+        options: of the method; `gradient_checkpointing` and `four_bit` of its LLM.
     """
     torch.manual_seed(0)
     clip = f"local-dir:{models / 'clip'}"
@@ -75,6 +75,7 @@ def method(kind: Kind, models: Path, dropout: float = 0.0, **options: Any) -> Le
         str(models / "llm"),
         lora=Lora(rank=2, alpha=8, dropout=dropout),
         gradient_checkpointing=options.pop("gradient_checkpointing", False),
+        four_bit=options.pop("four_bit", None),
     )
     return CoLLM(
         clip=clip,
