@@ -13,9 +13,13 @@ ARGS ?=
 RESUME ?=
 # The checkpoint to validate or export; empty takes the best one of the newest run of EXP.
 CKPT ?=
-# Where make export writes to; empty takes the run's folder. MERGED=1 adds adapters to their base.
+# Where make export writes to, where empty takes the run's folder, or make triplets (.jsonl).
 OUT ?=
+# MERGED=1 adds adapters to their base in make export.
 MERGED ?=
+# Captions (pairs.jsonl, or LLaVA's .json) that make triplets asks about, and which model it asks.
+PAIRS ?=
+LLM ?=
 # What to submit (cirr, circo), or whose data to check; without a name, make data-check lists all.
 BENCH ?=
 # The data folder to check; empty tells where the data come from.
@@ -31,8 +35,8 @@ CIRLAB := $(BIN)/python -m cirlab
 CHECKPOINT = $(if $(CKPT),--ckpt_path "$(CKPT)")
 
 .DEFAULT_GOAL := help
-.PHONY: help train validate export submission data-check compare dashboard test lint bench zoo \
-	clean known-experiment known-submission
+.PHONY: help train validate export submission data-check triplets compare dashboard test lint \
+	bench zoo clean known-experiment known-submission known-captions
 
 help: ## list the targets
 	@echo "make <target> [EXP=name] [ARGS=\"--options\"]"
@@ -54,6 +58,9 @@ submission: known-experiment known-submission $(READY) ## rank BENCH's test spli
 
 data-check: $(READY) ## tell what of BENCH's data lies in ROOT; ARGS=--help lists options
 	$(BIN)/python -m cirlab.data_check $(BENCH) $(if $(ROOT),--root "$(ROOT)") $(ARGS)
+
+triplets: known-captions $(READY) ## have LLM invent a change to each caption of PAIRS, into OUT; runs go on where they were
+	$(BIN)/python -m cirlab.triplets --pairs "$(PAIRS)" --model "$(LLM)" --output "$(OUT)" $(ARGS)
 
 compare: $(READY) ## print the results of EXPS="a b" side by side (default: all)
 	$(BIN)/python -m cirlab.reporting.compare $(EXPS) $(ARGS)
@@ -94,6 +101,10 @@ known-submission:
 		if test -z "$(BENCH)"; then echo "BENCH is not set; choose one of:" >&2; \
 		else echo "'$(BENCH)' has no server; choose BENCH from:" >&2; fi; \
 		printf '  %s\n' $(SUBMISSIONS) >&2; exit 2; }
+
+known-captions:
+	@test -n "$(PAIRS)" && test -n "$(LLM)" && test -n "$(OUT)" || { \
+		echo "triplets need PAIRS=<pairs.jsonl> LLM=<model> OUT=<triplets.jsonl>" >&2; exit 2; }
 
 $(READY): pyproject.toml .ci/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \

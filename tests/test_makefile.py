@@ -28,8 +28,8 @@ def test_help_is_the_default_and_lists_every_target() -> None:
     shown = make()
     assert shown.returncode == 0
     assert shown.stdout == make("help").stdout
-    targets = "train validate export submission data-check compare dashboard test lint"
-    targets += " bench zoo clean"
+    targets = "train validate export submission data-check triplets compare dashboard test"
+    targets += " lint bench zoo clean"
     for target in targets.split():
         assert re.search(rf"^  {target} +\S", shown.stdout, re.MULTILINE), target
 
@@ -81,3 +81,14 @@ def test_what_submission_and_data_check_call() -> None:
     called = make("data-check", "--dry-run", "BENCH=cirr", "ROOT=/a b", "ARGS=--decode").stdout
     assert '-m cirlab.data_check cirr --root "/a b" --decode' in called
     assert "--root" not in make("data-check", "--dry-run", "BENCH=cirr").stdout
+
+
+def test_what_triplets_calls_and_needs() -> None:
+    given = ["PAIRS=a b.jsonl", "LLM=zoo:tiny_mllm", "OUT=c.jsonl"]
+    called = make("triplets", "--dry-run", *given, "ARGS=--tries 2").stdout
+    wanted = '-m cirlab.triplets --pairs "a b.jsonl" --model "zoo:tiny_mllm" --output "c.jsonl"'
+    assert f"{wanted} --tries 2" in called
+    for number in range(3):
+        shown = make("triplets", *given[:number], *given[number + 1 :])
+        assert shown.returncode == 2
+        assert "triplets need PAIRS=" in shown.stderr
