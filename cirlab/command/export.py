@@ -95,6 +95,7 @@ class Export:
                 results=results_of(self.checkpoint, checkpoint["global_step"]),
             )
             _write(unfinished / "README.md", card.markdown())
+            _let_others_read(unfinished)
         log.info("exported to %s; its README.md says how to load it", folder)
         return folder
 
@@ -120,6 +121,14 @@ def _settle(unfinished: Path, folder: Path) -> None:
     """Let configurations that name their own folder name the final one; open_clip's may."""
     for config in unfinished.rglob("open_clip_config.json"):
         _write(config, config.read_text(encoding="utf-8").replace(str(unfinished), str(folder)))
+
+
+def _let_others_read(folder: Path) -> None:
+    """Give every file the permissions that files of this user have; safetensors takes most away."""
+    usual = (folder / "README.md").stat().st_mode
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(usual)
 
 
 def _data(config: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ import open_clip
 import PIL.Image
 import pytest
 import torch
+import torch.distributed.checkpoint as distributed_checkpoint
 import yaml
 from peft import PeftModel
 from transformers import AutoModel
@@ -118,6 +119,9 @@ def test_what_lies_where(folders: dict[str, Path], tmp_path: Path) -> None:
     for config in ("llm/adapter_config.json", "llm/second/adapter_config.json"):
         content = json.loads((folder / config).read_text())
         assert content["base_model_name_or_path"] == str(folders["llm"])
+    modes = {p.stat().st_mode for p in folder.rglob("*") if p.is_file()}
+    (plain := tmp_path / "plain").write_text("x")
+    assert modes == {plain.stat().st_mode}, "whoever may read other files may read these"
     merged = export(collm(folders, way), path, tmp_path / "merged", merged=True)
     assert not list(merged.rglob("adapter_*"))
     assert {p.name for p in (merged / "llm").iterdir()} == {
@@ -125,6 +129,22 @@ def test_what_lies_where(folders: dict[str, Path], tmp_path: Path) -> None:
         "config.json",
         "model.safetensors",
     }
+
+
+def test_a_sharded_checkpoint_gives_the_same(folders: dict[str, Path], tmp_path: Path) -> None:
+    whole = learned(collm(folders, WAYS["lora"]), tmp_path / "best.ckpt")
+    rest = torch.load(whole, weights_only=True)
+    (sharded := tmp_path / "sharded.ckpt").mkdir()
+    distributed_checkpoint.save(
+        {"state_dict": rest.pop("state_dict")}, checkpoint_id=sharded, no_dist=True
+    )
+    torch.save(rest, sharded / "meta.pt")
+    one, other = (
+        export(collm(folders, WAYS["lora"]), path, tmp_path / f"of {path.name}", merged=False)
+        for path in (whole, sharded)
+    )
+    for file in ("llm/adapter_model.safetensors", "connector.safetensors"):
+        assert (one / file).read_bytes() == (other / file).read_bytes()
 
 
 def test_adapters_over_four_bits(
