@@ -245,6 +245,16 @@ def test_training_images_of_a_folder(tmp_path: Path) -> None:
     dialogue = {"id": 1, "rounds": ["a cat"], "targets": ["images/0.jpg"]}
     write_jsonl(tmp_path / "train" / "dialogues.jsonl", [dialogue])
     assert "22 records: 12 pairs, 9 composed, 1 dialogues" in check(part, tmp_path).sizes
+    triplet = {"image": "images/12.jpg", "caption": "a", "instruction": "b"}
+    path = tmp_path / "train" / "caption_triplets.jsonl"
+    write_jsonl(path, [triplet | {"modified_caption": "c"}])
+    finding = check(part, tmp_path)
+    assert "23 records: 12 pairs, 9 composed, 1 caption triplets, 1 dialogues" in finding.sizes
+    assert finding.missing == ("images/11.jpg", "images/12.jpg")
+    write_jsonl(path, [triplet])
+    assert "line 1: the field 'modified_caption' is missing" in (
+        check(part, tmp_path).problem or ""
+    )
 
 
 @pytest.fixture
@@ -259,6 +269,7 @@ def own(tmp_path: Path) -> Path:
     write_jsonl(root / "val" / "notes.jsonl", [{"note": "x"}])
     write_jsonl(root / "val" / "broken.jsonl", ["{"])
     (root / "train" / "facets.jsonl").write_text("{}\n")
+    (root / "dev" / "caption_triplets.jsonl").write_text("{}\n")
     return root
 
 
@@ -267,20 +278,22 @@ def test_one_s_own_folder(own: Path, capsys: pytest.CaptureFixture[str], tmp_pat
     assert command.main(options) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.startswith("    ") and "pairs.jsonl" in line] == [
-        "    there    */pairs.jsonl      images with captions "
+        "    there    */pairs.jsonl                 images with captions "
         "(dev/pairs.jsonl, train/pairs.jsonl, val/pairs.jsonl)"
     ]
     assert any(re.match(r" +none +\*/dialogues", line) for line in lines)
     for part in ("val/focus.jsonl", "dev/composed.jsonl", "dev/pairs.jsonl/image_to_text"):
         assert part in lines
     assert lines[lines.index("val/focus.jsonl") + 1] == "  9 queries"
-    assert lines[-5:] == [
+    assert lines[-6:] == [
         "not there, so not read: val/dialogues.jsonl, val/facets.jsonl, test",
-        "not read: train/more.jsonl (training reads only pairs.jsonl, composed.jsonl and "
-        "dialogues.jsonl)",
+        "not read: train/more.jsonl (training reads pairs.jsonl, composed.jsonl, "
+        "caption_triplets.jsonl and dialogues.jsonl, others if data.init_args.file says so)",
         "not read: val/broken.jsonl (its first line is no composed query)",
         "not read: val/notes.jsonl (its first line is no composed query)",
         "not read: train/facets.jsonl (facets are evaluated only)",
+        "not read: dev/caption_triplets.jsonl (caption triplets are only trained on, from the "
+        "split train)",
     ]
 
 

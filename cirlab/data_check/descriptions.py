@@ -413,6 +413,7 @@ DATA_SETS: Mapping[str, DataSet] = {
         layout=(
             ("*/pairs.jsonl", "images with captions"),
             ("*/composed.jsonl", "reference, change and targets; or *.jsonl of other names"),
+            ("train/caption_triplets.jsonl", "image, caption, change and the caption that results"),
             ("*/dialogues.jsonl", "rounds of a dialogue and targets"),
             ("*/facets.jsonl", "a property and all images that have it"),
             ("*/gallery.txt", "the pool of an evaluation"),

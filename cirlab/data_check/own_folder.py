@@ -13,11 +13,18 @@ from cirlab.errors import UserError
 from cirlab.reading.jsonl import JsonLines
 
 #: Names that the folder format knows.
-KNOWN = ("pairs.jsonl", "composed.jsonl", "dialogues.jsonl", "facets.jsonl")
-#: The split whose files train; `FolderData` reads only those of the known names.
+KNOWN = (
+    "pairs.jsonl",
+    "composed.jsonl",
+    "caption_triplets.jsonl",
+    "dialogues.jsonl",
+    "facets.jsonl",
+)
+#: The split whose files train; `FolderData` reads those of the known names unless told otherwise.
 TRAIN = "train"
-#: Of the known files, the one that only evaluations read.
+#: Of the known files, the one that only evaluations read, and the one that none does.
 _FACETS = "facets.jsonl"
+_CAPTION_TRIPLETS = "caption_triplets.jsonl"
 #: What a composed query always has.
 _COMPOSED = {"reference", "targets"}
 
@@ -42,12 +49,16 @@ def unread_files(root: Path) -> tuple[tuple[str, str], ...]:
     unread = []
     for path in _further(root):
         if path.parent.name == TRAIN:
-            unread.append((path, f"training reads only {_listed(KNOWN, but=_FACETS)}"))
+            known = _listed(KNOWN, but=_FACETS)
+            unread.append((path, f"training reads {known}, others if data.init_args.file says so"))
         elif not looks_composed(path):
             unread.append((path, "its first line is no composed query"))
     facets = root / TRAIN / _FACETS
     if facets.is_file():
         unread.append((facets, "facets are evaluated only"))
+    for path in sorted(root.glob(f"*/{_CAPTION_TRIPLETS}")):
+        if path.parent.name != TRAIN:
+            unread.append((path, "caption triplets are only trained on, from the split train"))
     return tuple((path.relative_to(root).as_posix(), reason) for path, reason in unread)
 
 

@@ -33,6 +33,12 @@ def _images_of_triplet(row: Row) -> tuple[str, ...]:
     return (parsed.reference, *parsed.targets)
 
 
+def _images_of_caption_triplet(row: Row) -> tuple[str, ...]:
+    for name in ("caption", "instruction", "modified_caption"):
+        row.text(name)
+    return (row.text("image"),)
+
+
 def _images_of_dialogue(row: Row) -> tuple[str, ...]:
     return dialogue_row(row).targets
 
@@ -41,6 +47,7 @@ def _images_of_dialogue(row: Row) -> tuple[str, ...]:
 _LINES = {
     "pairs.jsonl": ("pairs", _images_of_pair),
     "composed.jsonl": ("composed", _images_of_triplet),
+    "caption_triplets.jsonl": ("caption triplets", _images_of_caption_triplet),
     "dialogues.jsonl": ("dialogues", _images_of_dialogue),
 }
 
