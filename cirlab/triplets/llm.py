@@ -215,6 +215,9 @@ def _rendered(
         else {**message}
         for message in chat
     ]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    # Templates of models that think aloud before they answer know this word; others do without.
+    text = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
     assert isinstance(text, str)
     return text

@@ -23,6 +23,8 @@ PARTS_TEMPLATE = (
     "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
     "{{ '<|end|>' }}{% endfor %}<|assistant|>"
 )
+#: As Qwen3's: unless told otherwise the model is to think aloud first.
+THINKING_TEMPLATE = CHAT_TEMPLATE + "{% if enable_thinking != false %}<think>{% endif %}"
 SILENT_TEMPLATE = "{% for message in messages %}<|user|>{% endfor %}"
 
 
@@ -97,9 +99,12 @@ def test_models_of_other_weights_or_precision_are_told_apart(
     assert InstructionLLM(str(folder), dtype="bfloat16").identity() != same
 
 
-def test_a_template_that_wants_parts_gets_parts(llm: InstructionLLM, tmp_path: Path) -> None:
-    parts = InstructionLLM(str(write_tiny_chat_model(tmp_path, PARTS_TEMPLATE)))
-    assert parts.replies(CHATS, GREEDY, 0) == llm.replies(CHATS, GREEDY, 0)
+@pytest.mark.parametrize("template", [PARTS_TEMPLATE, THINKING_TEMPLATE])
+def test_templates_of_other_forms_give_the_same_chat(
+    llm: InstructionLLM, tmp_path: Path, template: str
+) -> None:
+    other = InstructionLLM(str(write_tiny_chat_model(tmp_path, template)))
+    assert other.replies(CHATS, GREEDY, 0) == llm.replies(CHATS, GREEDY, 0)
 
 
 def test_the_language_half_of_a_multimodal_model_answers(tmp_path: Path) -> None:
