@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+import torch
+from lightning.pytorch.strategies import DDPStrategy
 
 from cirlab.cli import RetrievalCLI
 from cirlab.command.configuration import EXPERIMENTS, config_files, experiment_names, with_base
 from cirlab.command.references import read_config
+from cirlab.errors import UserError
+from lightning_modules.strategies import FSDP1Strategy, FSDP2Strategy
 
 FILES = sorted(EXPERIMENTS.rglob("*.yaml"))
 #: A machine with one processor, whatever the experiment asks for.
@@ -29,6 +35,52 @@ def test_experiment_builds(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
     assert cli.model.train_record
     assert cli.datamodule is not None
     assert list(tmp_path.iterdir()) == [], "building wrote something"
+
+
+#: Experiments with an adapted language model, which strategies divide among processes.
+LLM_EXPERIMENTS = [name for name in experiment_names() if name in ("collm", "collm_finetune")]
+LLM_EXPERIMENTS += [name for name in experiment_names() if name.startswith("instructcir")]
+
+
+def read(name: str, overlay: str, *options: str) -> RetrievalCLI:
+    files = [EXPERIMENTS / f"{name}.yaml", EXPERIMENTS / "overlays" / f"{overlay}.yaml"]
+    args = with_base(["fit", *(part for file in files for part in ("-c", str(file))), *options])
+    return RetrievalCLI(args, [read_config(path) for path in config_files(args)])
+
+
+@pytest.fixture
+def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(RetrievalCLI, "_run_subcommand", lambda self, subcommand: None)
+
+
+@pytest.mark.usefixtures("nothing_runs")
+@pytest.mark.parametrize("name", LLM_EXPERIMENTS)
+@pytest.mark.parametrize(("overlay", "strategy"), [("ddp", DDPStrategy), ("fsdp2", FSDP2Strategy)])
+def test_strategies_come_after_any_experiment_of_an_llm(
+    name: str, overlay: str, strategy: type
+) -> None:
+    cli = read(name, overlay, "--trainer.accelerator=cpu")
+    assert cli.experiment == name
+    assert type(cli.trainer.strategy) is strategy
+    assert cli.trainer.num_devices == 2
+
+
+@pytest.mark.usefixtures("nothing_runs")
+@pytest.mark.parametrize("name", LLM_EXPERIMENTS)
+def test_fsdp_comes_after_any_experiment_of_an_llm(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UserError, match=r"accelerator is gpu, but torch finds no such device"):
+        read(name, "fsdp")
+    # Without GPUs Lightning makes no trainer for them; all up to it is made.
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(RetrievalCLI, "_instantiate_trainer", lambda self, config, _: config)
+    trainer = cast("dict[str, Any]", read(name, "fsdp").trainer)
+    assert type(trainer["strategy"]) is FSDP1Strategy
+    assert trainer["gradient_clip_val"] is None
 
 
 def uncommented(text: str) -> list[str]:

@@ -75,6 +75,22 @@ def test_averaged_gradient_equals_that_of_one_process(tmp_path: Path) -> None:
             torch.testing.assert_close((first + second) / 2, whole, rtol=1e-4, atol=1e-6)
 
 
+def loss_within_groups(rank: int) -> float:
+    """The loss of a process whose data-parallel group is itself alone."""
+    own = [torch.distributed.new_group([place]) for place in range(WORLD)][rank]
+    batch = {n: x[rank * BATCH : (rank + 1) * BATCH] for n, x in contrastive_batch().items()}
+    unit = {n: nn.functional.normalize(x, dim=1) for n, x in batch.items() if "ids" not in n}
+    return ContrastiveLoss()(**(batch | unit), group=own).item()
+
+
+def test_the_loss_sees_its_data_parallel_group_only(tmp_path: Path) -> None:
+    together = run_in_processes(loss_within_groups, tmp_path)
+    for rank, found in enumerate(together):
+        batch = {n: x[rank * BATCH : (rank + 1) * BATCH] for n, x in contrastive_batch().items()}
+        unit = {n: nn.functional.normalize(x, dim=1) for n, x in batch.items() if "ids" not in n}
+        assert found == pytest.approx(ContrastiveLoss()(**(batch | unit)).item(), rel=1e-5)
+
+
 def use_every_collective(rank: int) -> dict[str, Any]:
     rows = torch.arange(7 * rank, dtype=torch.long)[:, None].expand(-1, 3) + 100 * rank
     own = torch.full((2, 3), float(rank), requires_grad=True)
