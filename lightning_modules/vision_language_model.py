@@ -159,13 +159,12 @@ class ConversationCollator:
     def _labels(self, ids: torch.Tensor) -> torch.Tensor:
         """What stands between the assistant's token and the end of its message, end included."""
         tokenizer = self.processor.tokenizer
-        begin, user = (
-            tokenizer.convert_tokens_to_ids(role_token(role)) for role in ("assistant", "user")
-        )
+        vocabulary = tokenizer.get_vocab()
+        begin, user = (vocabulary[role_token(role)] for role in ("assistant", "user"))
         begun, asked = (ids == begin).cumsum(dim=1), (ids == user).cumsum(dim=1)
         # After as many answers were begun as questions asked, the assistant speaks.
         answered = (begun == asked) & (asked > 0) & (ids != begin)
-        padding = ids == tokenizer.convert_tokens_to_ids(PAD)
+        padding = ids == vocabulary[PAD]
         return torch.where(answered & ~padding, ids, IGNORED)
 
 

@@ -32,7 +32,7 @@ PaddingSide = Literal["left", "right"]
 #: weights, whatever they are called.
 OUTSIDE_LANGUAGE_MODEL = r"(?!.*\blanguage_model\.).*"
 #: Parts that stay in their own precision where the language model is in 4 bits.
-NEVER_QUANTISED = ["vision_tower", "visual", "multi_modal_projector", "lm_head"]
+NEVER_QUANTISED = ["model.vision_tower", "model.visual", "model.multi_modal_projector", "lm_head"]
 
 
 @dataclass
@@ -219,7 +219,9 @@ def check_template(processor: MLLMProcessor) -> None:
 def _chat_template(settings: MLLMSettings, processor: ProcessorMixin) -> str:
     given = settings.chat_template
     if given is not None:
-        return Path(given).read_text(encoding="utf-8") if Path(given).is_file() else given
+        # A template is longer than a name of a file may be.
+        is_template = "{" in given
+        return given if is_template else _read_template(Path(given))
     template = processor.chat_template or getattr(processor.tokenizer, "chat_template", None)
     if template is None:
         raise UserError(
@@ -227,6 +229,14 @@ def _chat_template(settings: MLLMSettings, processor: ProcessorMixin) -> str:
             "template or a file that holds one"
         )
     return str(template)
+
+
+def _read_template(path: Path) -> str:
+    if not path.is_file():
+        raise UserError(
+            f"llm.chat_template is {path}, which is neither a Jinja template nor a file; correct it"
+        )
+    return path.read_text(encoding="utf-8")
 
 
 def _check_length(settings: MLLMSettings, model: PreTrainedModel) -> None:

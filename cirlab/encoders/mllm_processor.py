@@ -119,7 +119,7 @@ class MLLMProcessor:
             messages.append({"role": "assistant", "content": [{"type": "text", "text": reply}]})
         return self.chat(messages, add_generation_prompt=reply is None)
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
+    def chat(self, messages: list[dict[str, Any]], **options: Any) -> str:
         """Messages as one string, by the model's chat template."""
         text = self.processor.apply_chat_template(messages, tokenize=False, **options)
         assert isinstance(text, str)
@@ -167,7 +167,7 @@ class MLLMProcessor:
                 f"llm.max_length {self.max_length}, even without its text; raise llm.max_length, "
                 "or make pictures smaller (llm.processor_options)"
             )
-        shorter = self.tokenizer.decode(ids[:-excess], skip_special_tokens=True)
+        shorter = str(self.tokenizer.decode(ids[:-excess], skip_special_tokens=True))
         # Another cut of the words may have as many tokens as before.
         if len(shorter) >= len(prompt.text):
             shorter = prompt.text[: -max(1, excess)]

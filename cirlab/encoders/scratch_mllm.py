@@ -96,7 +96,7 @@ def write_mllm_folder(
                 "eos_token_id": tokenizer.eos_token_id,
             }
         ),
-        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
+        image_token_index=tokenizer.get_vocab()[IMAGE],
         image_seq_length=(size // patch) ** 2,
         # Every layer of so small a tower is needed; LLaVA takes the last but one.
         vision_feature_layer=-1,

@@ -1,0 +1,254 @@
+"""Multimodal LLMs as embedders: every layout, both padding sides, adapters, 4 bits, limits."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from transformers import AutoProcessor
+
+from cirlab.encoders.adapters import FourBit, Lora
+from cirlab.encoders.mllm import EmbeddingMLLM, MLLMSettings
+from cirlab.encoders.mllm_processor import Prompt
+from cirlab.errors import UserError
+from tests.tiny_mllm import LAYOUTS, write_tiny_mllm
+
+COMPOSED = '<image>Modify this image with "{text}", describe modified image in one word:'
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("mllm")
+    return {layout: write_tiny_mllm(root / layout, layout) for layout in LAYOUTS}
+
+
+@pytest.fixture(scope="module")
+def llava(folders: dict[str, Path]) -> Path:
+    return folders["llava-llama"]
+
+
+def picture(seed: int, height: int = 48, width: int = 60) -> PIL.Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    return PIL.Image.fromarray(pixels)
+
+
+def prompts() -> list[Prompt]:
+    """Of mixed lengths, with pictures of mixed sizes and without."""
+    composed = [
+        Prompt(COMPOSED, "a red circle " * (4 - i), picture(i, height=40 + 30 * i))
+        for i in range(4)
+    ]
+    words = [Prompt("{text} in one word:", "a green square " * (1 + 3 * i)) for i in range(3)]
+    return [words[2], composed[0], composed[1], words[0], composed[2], words[1], composed[3]]
+
+
+def mllm(folder: Path, chunk_size: int | None = None, **settings: Any) -> EmbeddingMLLM:
+    settings = {"frozen": True, "max_length": 250, "group_size": 3} | settings
+    return EmbeddingMLLM(MLLMSettings(str(folder), **settings), chunk_size).eval()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_vectors_are_the_same_under_either_padding_side_and_alone(
+    layout: str, folders: dict[str, Path]
+) -> None:
+    vectors = {}
+    for side in ("left", "right"):
+        model = mllm(folders[layout], padding_side=side)
+        batch = model.processor(prompts())
+        assert any((group["attention_mask"] == 0).any() for group in batch["groups"])
+        vectors[side] = model(batch)
+        alone = torch.cat([model(model.processor([prompt])) for prompt in prompts()])
+        torch.testing.assert_close(vectors[side], alone, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(vectors["left"], vectors["right"], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(vectors["left"].norm(dim=1), torch.ones(7))
+
+
+@pytest.mark.parametrize("layout", ["llava-llama", "qwen2_vl"])
+def test_the_vector_depends_on_picture_and_on_words(layout: str, folders: dict[str, Path]) -> None:
+    model = mllm(folders[layout])
+    asked = [
+        Prompt(COMPOSED, "a red circle", picture(0)),
+        Prompt(COMPOSED, "a red circle", picture(1)),
+        Prompt(COMPOSED, "a green square", picture(0)),
+    ]
+    first, other_picture, other_words = model(model.processor(asked))
+    assert not torch.allclose(first, other_picture, atol=1e-4)
+    assert not torch.allclose(first, other_words, atol=1e-4)
+
+
+def test_groups_hold_prompts_of_one_kind_and_similar_length(llava: Path) -> None:
+    model = mllm(llava)
+    batch = model.processor(prompts())
+    with_picture = ["pixel_values" in group for group in batch["groups"]]
+    assert with_picture == [True, True, False]
+    lengths = [group["attention_mask"].sum(dim=1).tolist() for group in batch["groups"]]
+    assert lengths[0] == sorted(lengths[0]) and max(lengths[0]) <= min(lengths[1])
+    assert sorted(batch["order"].tolist()) == list(range(7))
+
+
+def test_the_processor_travels_to_workers(llava: Path) -> None:
+    processor = mllm(llava).processor
+    there = pickle.loads(pickle.dumps(processor))
+    for ours, theirs in zip(
+        processor(prompts())["groups"], there(prompts())["groups"], strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_projection_head_is_an_option(llava: Path) -> None:
+    assert mllm(llava).dim == 32
+    model = mllm(llava, projection=8)
+    assert model(model.processor(prompts())).shape == (7, 8)
+    assert model.projection is not None and model.projection.weight.requires_grad
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_lora_adapts_the_language_model_alone(layout: str, folders: dict[str, Path]) -> None:
+    model = mllm(folders[layout], frozen=False, lora=Lora(rank=2, alpha=4))
+    trainable = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert trainable
+    assert all(".language_model." in name and "lora_" in name for name in trainable)
+
+
+def test_without_lora_the_language_model_trains_and_the_tower_never(llava: Path) -> None:
+    model = mllm(llava, frozen=False, tune_connector=True)
+    trainable = {name.split(".")[2] for name, p in model.named_parameters() if p.requires_grad}
+    assert trainable == {"language_model", "multi_modal_projector"}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_chunks_and_layer_checkpoints_leave_the_gradient_as_it_is(
+    llava: Path, checkpointing: bool
+) -> None:
+    gradients = []
+    for chunk_size in (None, 2):
+        torch.manual_seed(0)
+        model = mllm(
+            llava,
+            chunk_size,
+            frozen=False,
+            lora=Lora(rank=2, alpha=4, dropout=0.5),
+            group_size=2,
+            gradient_checkpointing=checkpointing and chunk_size is not None,
+        ).train()
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight)
+        torch.manual_seed(1)
+        vectors = model(model.processor(prompts()))
+        (vectors @ vectors.T).exp().sum().backward()
+        found = [p.grad for p in model.parameters() if p.requires_grad]
+        assert all(grad is not None for grad in found)
+        gradients.append(found)
+    for whole, chunked in zip(*gradients, strict=True):
+        torch.testing.assert_close(whole, chunked, rtol=1e-4, atol=1e-6)
+
+
+def test_four_bits_and_lora_train_on_the_cpu(llava: Path) -> None:
+    from bitsandbytes.nn import Linear4bit
+
+    model = mllm(
+        llava,
+        frozen=False,
+        lora=Lora(rank=2, alpha=4),
+        four_bit=FourBit(compute_dtype="float32"),
+    ).train()
+    quantised = [name for name, m in model.named_modules() if isinstance(m, Linear4bit)]
+    assert quantised and all(".language_model." in name for name in quantised)
+    before = copy.deepcopy({n: p.detach() for n, p in model.named_parameters()})
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    vectors = model(model.processor(prompts()))
+    loss = (vectors[0] * vectors[1]).sum()
+    loss.backward()
+    optimizer.step()
+    assert torch.isfinite(loss)
+    changed = {n for n, p in model.named_parameters() if not torch.equal(before[n], p)}
+    assert changed and all("lora_" in name for name in changed)
+
+
+# ---- what is refused ------------------------------------------------------------------------
+
+
+def test_a_prompt_needs_a_mark_for_its_picture() -> None:
+    with pytest.raises(UserError, match="has 0 <image> for 1 pictures"):
+        Prompt("Describe this image in one word:", image=picture(0))
+    with pytest.raises(UserError, match="has 1 <image> for 0 pictures"):
+        Prompt(COMPOSED, "make it red")
+
+
+def test_a_long_prompt_is_refused_or_loses_words_but_never_its_picture(llava: Path) -> None:
+    long = Prompt(COMPOSED, "a red circle " * 40, picture(0))
+    with pytest.raises(UserError, match=r"more than llm\.max_length 60: 'a red circle"):
+        mllm(llava, max_length=60).processor([long])
+    cutting = mllm(llava, max_length=60, long_text="cut").processor
+    short = Prompt(COMPOSED, "a green square", picture(1))
+    (group,) = cutting([long, short])["groups"]
+    lengths = group["attention_mask"].sum(dim=1)
+    assert 50 <= lengths.max() <= 60
+    picture_token = cutting.tokenizer.convert_tokens_to_ids("<image>")
+    assert (group["input_ids"] == picture_token).sum(dim=1).tolist() == [4, 4]
+    # The end of the template, after the words, is whole.
+    end = cutting.tokenizer("describe modified image in one word:<|end|><|assistant|>")
+    assert group["input_ids"][-1, -len(end["input_ids"]) :].tolist() == end["input_ids"]
+
+
+def test_a_picture_that_alone_is_too_long_is_refused(llava: Path) -> None:
+    processor = mllm(llava, max_length=8, long_text="cut").processor
+    with pytest.raises(UserError, match="even without its text"):
+        processor([Prompt(COMPOSED, "a red circle", picture(0))])
+
+
+def test_max_length_is_held_to_the_models_own(llava: Path) -> None:
+    with pytest.raises(UserError, match="reads no more than 256 tokens"):
+        mllm(llava, max_length=257)
+
+
+def test_a_model_without_chat_template_is_refused_and_takes_one_from_the_yaml(
+    tmp_path: Path,
+) -> None:
+    folder = write_tiny_mllm(tmp_path / "bare")
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(UserError, match=r"has no chat template; set llm\.chat_template"):
+        mllm(folder)
+    mllm(folder, chat_template=template)
+    file = tmp_path / "template.jinja"
+    file.write_text(template)
+    mllm(folder, chat_template=str(file))
+
+
+def test_a_template_without_a_place_for_pictures_is_refused(llava: Path) -> None:
+    words_only = "{% for m in messages %}{{ m['content'][-1]['text'] }}{% endfor %}"
+    with pytest.raises(UserError, match="writes no image token '<image>'"):
+        mllm(llava, chat_template=words_only)
+
+
+def test_lora_targets_that_match_nothing_name_layers_that_there_are(llava: Path) -> None:
+    with pytest.raises(UserError, match=r"qkv.*q_proj"):
+        mllm(llava, frozen=False, lora=Lora(targets=["qkv"]))
+
+
+def test_four_bits_need_something_to_train() -> None:
+    with pytest.raises(UserError, match=r"set llm\.lora, or llm\.frozen"):
+        MLLMSettings("any", four_bit=FourBit())
+
+
+def test_a_model_without_pictures_is_refused(tmp_path: Path) -> None:
+    from tests.tiny import write_tiny_llm
+
+    with pytest.raises(UserError, match=r"llm\.name"):
+        mllm(write_tiny_llm(tmp_path / "llm"))
+
+
+def test_the_template_does_not_double_the_beginning(llava: Path, tmp_path: Path) -> None:
+    """Tokenizers that write a beginning themselves get a template's taken away."""
+    processor = mllm(llava).processor
+    rendered = processor.render(Prompt("{text}", "a red circle"))
+    assert rendered == "<|user|>a red circle<|end|><|assistant|>"
+    assert isinstance(AutoProcessor.from_pretrained(llava), type(processor.processor))
