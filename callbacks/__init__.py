@@ -7,6 +7,7 @@ from callbacks.contact_sheet import ContactSheet
 from callbacks.csv_log import CsvLog
 from callbacks.exact_resume import ExactResume
 from callbacks.mlflow_log import MlflowLog
+from callbacks.model_sizes import ModelSizes
 from callbacks.retrieval import RetrievalEvaluation
 from callbacks.run_record import RunRecord
 from callbacks.skipped import SkippedImages
@@ -20,6 +21,7 @@ __all__ = [
     "ExactResume",
     "LastCheckpoint",
     "MlflowLog",
+    "ModelSizes",
     "RetrievalEvaluation",
     "RunRecord",
     "SkippedImages",

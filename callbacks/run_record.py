@@ -16,6 +16,7 @@ from callbacks.csv_log import CsvLog
 from callbacks.mlflow_log import MlflowLog
 from callbacks.retrieval import RetrievalEvaluation
 from cirlab.reporting.machine import PeakMemory, code_revision, device_name, package_versions
+from cirlab.reporting.model_sizes import parameter_count
 from cirlab.reporting.run import TRAINED_HERE, TRAINING_FREE, UNTRAINED, write_json
 
 log = logging.getLogger(__name__)
@@ -192,8 +193,10 @@ def _facts(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         "precision": str(trainer.precision),
         "global_batch": per_process * replicas * trainer.accumulate_grad_batches,
         "negatives_per_query": max(0, negatives),
-        "parameters": sum(p.numel() for p in pl_module.parameters()),
-        "trained_parameters": sum(p.numel() for p in pl_module.parameters() if p.requires_grad),
+        "parameters": sum(parameter_count(p) for p in pl_module.parameters()),
+        "trained_parameters": sum(
+            parameter_count(p) for p in pl_module.parameters() if p.requires_grad
+        ),
         "packages": package_versions(),
     }
 
