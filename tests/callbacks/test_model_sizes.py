@@ -19,7 +19,7 @@ class Validated(Records):
     def val_dataloader(self) -> list[Any]:
         module: Any = self.trainer.lightning_module if self.trainer else None
         images = [pair.image for pair in records("clip")]
-        return [{"kind": "gallery", "inputs": module.image_collator()(images)}]
+        return [[{"kind": "gallery", "inputs": module.image_collator()(images)}]]
 
 
 @pytest.fixture
