@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import pytest
 from torch.optim import AdamW
+from torch.utils.data import DataLoader
 
 from callbacks import ModelSizes
 from lightning_modules import CLIP
@@ -16,10 +17,11 @@ from tests.tiny import write_tiny_clip
 
 
 class Validated(Records):
-    def val_dataloader(self) -> list[Any]:
-        module: Any = self.trainer.lightning_module if self.trainer else None
-        images = [pair.image for pair in records("clip")]
-        return [[{"kind": "gallery", "inputs": module.image_collator()(images)}]]
+    def val_dataloader(self) -> DataLoader[Any]:
+        assert self.trainer is not None and isinstance(self.trainer.lightning_module, CLIP)
+        read: Any = self.trainer.lightning_module.image_collator()
+        images: Any = [pair.image for pair in records("clip")]
+        return DataLoader(images, 20, collate_fn=lambda i: {"kind": "gallery", "inputs": read(i)})
 
 
 @pytest.fixture
