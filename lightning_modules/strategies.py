@@ -10,6 +10,7 @@ has looked at them.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
@@ -32,7 +33,7 @@ from torch.distributed.fsdp import (
 from torch.optim import Optimizer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from cirlab.checkpoints import read_checkpoint
+from cirlab.checkpoints import is_checkpoint, read_checkpoint
 from cirlab.errors import UserError
 from lightning_modules.learner import Learner
 from lightning_modules.sharding import (
@@ -95,6 +96,12 @@ class FSDP2Strategy(ModelParallelStrategy):
     def optimizer_state(self, optimizer: Optimizer | LightningOptimizer) -> dict[str, Any]:
         state = _plain(optimizer).state_dict()
         return state if self._save_distributed_checkpoint else gathered(state)
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None
+    ) -> None:
+        _make_way(self, filepath, folder=self._save_distributed_checkpoint)
+        super().save_checkpoint(checkpoint, filepath, storage_options)
 
     def load_checkpoint(
         self, checkpoint_path: str | Path, weights_only: bool | None = None
@@ -180,6 +187,12 @@ class FSDP1Strategy(FSDPStrategy):
                 state, OptimStateKeyType.PARAM_ID, root, optim=optimizer
             )
 
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None
+    ) -> None:
+        _make_way(self, filepath, folder=False)
+        super().save_checkpoint(checkpoint, filepath, storage_options)
+
     def load_checkpoint(
         self, checkpoint_path: str | Path, weights_only: bool | None = None
     ) -> dict[str, Any]:
@@ -257,6 +270,22 @@ def _learner(strategy: FSDPStrategy | ModelParallelStrategy) -> Learner:
 def _unwrapped(name: str) -> str:
     """A parameter's name without the wrappers that FSDP1 puts around modules."""
     return name.replace("_fsdp_wrapped_module.", "")
+
+
+def _make_way(
+    strategy: FSDPStrategy | ModelParallelStrategy, filepath: str | Path, *, folder: bool
+) -> None:
+    """Remove a checkpoint of the other kind, which the new one cannot replace.
+
+    Lightning has every process do that at once, and all but the first fail.
+    """
+    path = Path(strategy.broadcast(filepath))
+    if strategy.is_global_zero and is_checkpoint(path) and path.is_dir() != folder:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    strategy.barrier()
 
 
 def _plain(optimizer: Optimizer | LightningOptimizer) -> Optimizer:

@@ -12,11 +12,12 @@ import PIL.Image
 import pytest
 import torch
 from lightning.pytorch.strategies import Strategy
+from torch.distributed.checkpoint import save
 from torch.optim import SGD
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from callbacks import AtomicCheckpointIO
-from cirlab.checkpoints import read_checkpoint
+from cirlab.checkpoints import METADATA, read_checkpoint
 from cirlab.command.checkpoint_config import read_metadata
 from cirlab.encoders.adapters import Lora
 from cirlab.errors import UserError
@@ -126,6 +127,9 @@ def train_together(rank: int, models: Path, folder: Path) -> list[str]:
         train_and_resume(models, name, folder)
     alone = folder / "alone" / "half.ckpt"
     train(method(models), "fsdp2", folder / "fsdp2" / "from_alone.ckpt", END, alone)
+    if rank == 0:
+        save({"state_dict": {}}, checkpoint_id=folder / "half_precision.ckpt", no_dist=True)
+        torch.save({}, folder / "half_precision.ckpt" / METADATA)
     sharded = train(method(models, "bfloat16"), "fsdp2", folder / "half_precision.ckpt", EPOCH)
     seen = [type(sharded).__name__, type(layers(sharded)[0]).__name__]
     for strategy, dtype, lora in (("fsdp1", "bfloat16", True), ("fsdp2", "bfloat16", False)):
@@ -227,5 +231,7 @@ def test_what_a_process_sees(runs: Path) -> None:
         assert "torch.bfloat16 and torch.float32" in flat and "overlays/fsdp2.yaml" in flat
         assert "torch.bfloat16 and torch.float32" in mixed and "llm.dtype: float32" in mixed
         assert other.startswith("the checkpoint is of another architecture")
+    # It stands where a folder of another run was.
+    assert (runs / "half_precision.ckpt").is_file()
     half = read_checkpoint(runs / "half_precision.ckpt")["state_dict"]
     assert all(value.isfinite().all() for value in half.values())
