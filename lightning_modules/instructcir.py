@@ -150,9 +150,16 @@ class InstructCIR(RetrievalModule):
     def losses(self, batch: Inputs) -> dict[str, torch.Tensor]:
         queries, targets = self._llm(batch["query"]), self._llm(batch["target"])
         if "reference" not in batch:
-            return {"caption": self.loss(queries, targets, batch["ids"])}
-        negatives = self._llm(batch["reference"]) if self.hard_negatives else None
-        loss = self.loss(queries, targets, batch["ids"], negatives, batch["reference_ids"])
+            loss = self.loss(queries, targets, batch["ids"], group=self.data_parallel_group)
+            return {"caption": loss}
+        loss = self.loss(
+            queries,
+            targets,
+            batch["ids"],
+            negatives=self._llm(batch["reference"]) if self.hard_negatives else None,
+            negative_ids=batch["reference_ids"],
+            group=self.data_parallel_group,
+        )
         return {"composed": loss}
 
     # ---- export -------------------------------------------------------------------------
