@@ -127,6 +127,8 @@ def train_together(rank: int, models: Path, folder: Path) -> list[str]:
         train_and_resume(models, name, folder)
     alone = folder / "alone" / "half.ckpt"
     train(method(models), "fsdp2", folder / "fsdp2" / "from_alone.ckpt", END, alone)
+    chunked = method(models, chunk_size=2)
+    train(chunked, "fsdp2", folder / "fsdp2" / "chunks.ckpt", EPOCH)
     if rank == 0:
         save({"state_dict": {}}, checkpoint_id=folder / "half_precision.ckpt", no_dist=True)
         torch.save({}, folder / "half_precision.ckpt" / METADATA)
@@ -191,6 +193,11 @@ def test_two_processes_learn_as_one(name: str, when: str, runs: Path) -> None:
     assert_equal_states(alone, together)
     assert alone["frozen_fingerprint"] == together["frozen_fingerprint"]
     assert read_metadata(path)["global_step"] == (EPOCH if when == "half" else END)
+
+
+def test_a_batch_in_chunks_has_the_same_gradient_when_layers_are_sharded(runs: Path) -> None:
+    expected = read_checkpoint(runs / "alone" / "half.ckpt")
+    assert_equal_states(expected, read_checkpoint(runs / "fsdp2" / "chunks.ckpt"))
 
 
 def test_only_what_is_learned_is_written(runs: Path) -> None:
