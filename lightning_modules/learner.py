@@ -18,6 +18,7 @@ from transformers import get_scheduler
 
 from cirlab.benchmarks.base import QueryKind
 from cirlab.checkpoints import is_checkpoint, read_checkpoint
+from cirlab.encoders.export import Exported
 from cirlab.encoders.fingerprint import fingerprint
 from cirlab.errors import UserError
 
@@ -147,6 +148,35 @@ class Learner(L.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    # ---- export -------------------------------------------------------------------------
+
+    def check_export(self, merged: bool) -> None:
+        """Refuse an export that cannot be, before weights are read.
+
+        Args:
+            merged: whether adapters are to be added to the weights they adapt.
+
+        Raises:
+            UserError: nothing of this method is of use without this repository, or adapters cannot
+                be merged.
+        """
+        raise UserError(
+            f"{type(self).__name__} has nothing to export; its checkpoints are used by the "
+            "experiments of this repository"
+        )
+
+    def export(self, folder: Path, merged: bool) -> Exported:
+        """Write what was learned, in layouts that other libraries load by themselves.
+
+        Called once, after `check_export`, with all weights loaded; the module need not be of use
+        afterwards.
+
+        Args:
+            folder: an empty one.
+            merged: add adapters to the weights they adapt.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no export")
 
     # ---- checkpoints --------------------------------------------------------------------
 

@@ -52,6 +52,7 @@ class VisionLanguageModel(Learner):
     """
 
     train_record = Conversation
+    shardable = False
 
     def __init__(
         self,
