@@ -20,6 +20,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+from cirlab.encoders.mllm import MLLMSettings, load_mllm
 from cirlab.encoders.mllm_processor import MLLMProcessor
 from cirlab.encoders.scratch_mllm import (
     PAD,
@@ -47,6 +48,7 @@ class VisionLanguageModel(Learner):
         prompts: further texts that it learns them from, those that methods put to the model.
         vocabulary: entries of the vocabulary, at most.
         group_size: conversations padded to one length.
+        start: folder of a model to go on from, with its tokenizer; null starts from random weights.
         optimizer: builds the optimiser from the trainable parameters.
         schedule: how the learning rate moves; null keeps it constant.
     """
@@ -63,32 +65,43 @@ class VisionLanguageModel(Learner):
         prompts: list[str] | None = None,
         vocabulary: int = 1024,
         group_size: int = 32,
+        start: str | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(optimizer, schedule)
         self.vision, self.text, self.export_to = vision, text, Path(export_to)
         self.texts, self.prompts, self.vocabulary = texts, prompts or [], vocabulary
-        self.group_size = group_size
+        self.group_size, self.start = group_size, start
         self.model: Any = None
 
     def configure_model(self) -> None:
         if self.model is not None:
             return
+        self.model, self.transformers_processor = self._begun() if self.start else self._scratch()
+        self.model.train()
+        self.processor = MLLMProcessor(
+            self.transformers_processor,
+            max_length=self.text["max_position_embeddings"],
+            group_size=self.group_size,
+        )
+
+    def _begun(self) -> tuple[Any, Any]:
+        """An earlier training's model and processor."""
+        model, processor = load_mllm(MLLMSettings(str(self.start)))
+        return model, processor
+
+    def _scratch(self) -> tuple[Any, Any]:
+        """A model of random weights, and a tokenizer learned from the data."""
         tokenizer = subword_tokenizer(
             self._texts(), self.vocabulary, self.text["max_position_embeddings"]
         )
         # Not in export_to: what an earlier run has left there stays whole until this one ends.
         with TemporaryDirectory() as folder:
             write_mllm_folder(Path(folder), self.vision, self.text, tokenizer)
-            self.transformers_processor = AutoProcessor.from_pretrained(folder)
+            processor = AutoProcessor.from_pretrained(folder)
             config = AutoConfig.from_pretrained(folder)
-        self.model = AutoModelForImageTextToText.from_config(config).train()
-        self.processor = MLLMProcessor(
-            self.transformers_processor,
-            max_length=self.text["max_position_embeddings"],
-            group_size=self.group_size,
-        )
+        return AutoModelForImageTextToText.from_config(config), processor
 
     def _texts(self) -> Iterable[str]:
         """Prompts, and texts of the training data's first conversations."""
