@@ -12,11 +12,16 @@ import yaml
 
 from cirlab.encoders.names import ZOO
 from cirlab.reporting.run import Run, runs_of, write_json
+from cirlab.zoo.speech import measure
 
 log = logging.getLogger(__name__)
 
 #: Model folder of the zoo, by the experiment that makes it.
-MADE_BY = {"zoo/clip": "tiny_clip", "zoo/llm": "tiny_llm"}
+MADE_BY = {"zoo/clip": "tiny_clip", "zoo/llm": "tiny_llm", "zoo/mllm_second": "tiny_mllm"}
+#: Experiments that a model's last one goes on from, in order.
+BEFORE = {"zoo/mllm_second": ("zoo/mllm",)}
+#: Models that speak of pictures, of which `cirlab.zoo.speech` marks what they say.
+SPEAKING = ("tiny_mllm",)
 MANIFEST = "manifest.json"
 
 
@@ -30,8 +35,10 @@ def manifest(run: Run, experiment: str, folder: Path) -> dict[str, Any]:
     """What made a model and what it reaches: metrics of its benchmarks, and its last losses."""
     config = yaml.safe_load((run.folder / "config.yaml").read_text(encoding="utf-8"))
     results = run.results or {}
+    steps = (*BEFORE.get(experiment, ()), experiment)
+    commands = [f"python -m cirlab fit -c experiments/{name}.yaml" for name in steps]
     return {
-        "command": f"python -m cirlab fit -c experiments/{experiment}.yaml",
+        "command": " && ".join(commands),
         "seed": {"run": config["seed_everything"], "data": config["data"]["init_args"]["seed"]},
         "samples": config["data"]["init_args"]["samples"],
         "sha256": checksums(folder),
@@ -39,6 +46,7 @@ def manifest(run: Run, experiment: str, folder: Path) -> dict[str, Any]:
             name: {"metrics": result["metrics"], "protocol": result["protocol"]}
             for name, result in results.items()
         },
+        "says": measure(f"zoo:{folder.name}") if folder.name in SPEAKING else {},
         "last_losses": _last_losses(run.folder / "metrics.csv"),
         "made_with": {
             name: run.record[name]
