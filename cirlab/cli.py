@@ -361,8 +361,6 @@ def _quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.INFO)
     for name in ("lightning.pytorch", "lightning.fabric", "faiss.loader"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # It warns of an optional CPU kernel whenever it is imported, by whatever method.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # Lightning about its own insides, the folder of a resumed run, and frozen towers, which are in
     # eval mode because their running statistics must not move.
     messages = (
