@@ -6,7 +6,7 @@ from lightning_modules.clip import CLIP, ClipFromScratch
 from lightning_modules.collm import CoLLM
 from lightning_modules.instructcir import InstructCIR
 from lightning_modules.language_model import EmbeddingLanguageModel
-from lightning_modules.vision_language_model import VisionLanguageModel
+from lightning_modules.vision_language_model import MLLMFromScratch, VisionLanguageModel
 
 __all__ = [
     "CLIP",
@@ -14,5 +14,6 @@ __all__ = [
     "CoLLM",
     "EmbeddingLanguageModel",
     "InstructCIR",
+    "MLLMFromScratch",
     "VisionLanguageModel",
 ]

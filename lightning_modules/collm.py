@@ -225,7 +225,7 @@ class CoLLM(RetrievalModule):
             max_length=settings.max_length,
             chunk_size=self.chunk_size,
             gradient_checkpointing=settings.gradient_checkpointing,
-            device=self.device,
+            device=self.weights_device,
         )
         if self.tower_lora is not None:
             add_lora_to_tower(clip.image_tower, self.tower_lora)

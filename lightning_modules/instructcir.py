@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 
+from cirlab.chunking import check_chunk_size
 from cirlab.encoders.export import Exported, check_merging
 from cirlab.encoders.export_code import script
 from cirlab.encoders.mllm import EmbeddingMLLM, MLLMSettings
@@ -110,6 +111,7 @@ class InstructCIR(RetrievalModule):
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(optimizer, schedule)
+        check_chunk_size(chunk_size)
         self.llm_settings = llm
         self.prompts = prompts or Prompts()
         self.loss = loss or ContrastiveLoss(temperature=0.05, symmetric=False)
@@ -123,11 +125,12 @@ class InstructCIR(RetrievalModule):
     def configure_model(self) -> None:
         if self.llm is not None:
             return
-        self.llm = EmbeddingMLLM(self.llm_settings, self.chunk_size, self.device)
+        self.llm = EmbeddingMLLM(self.llm_settings, self.chunk_size, self.weights_device)
         if self.init_from is not None:
             self.start_from(self.init_from)
         # Libraries hand their models out in eval mode, and Lightning leaves modes as they are.
         self.llm.train(not self.llm_settings.frozen)
+        check_chunk_size(self.chunk_size, self.llm)
 
     def frozen_base(self) -> dict[str, str]:
         return {"llm": self._llm.name}
@@ -257,7 +260,7 @@ class QueryCollator:
         images = [query.image.load() if query.image is not None else None for query in queries]
         prompts = [self._prompt(q.text, image) for q, image in zip(queries, images, strict=True)]
         inputs = {"query": self.processor(prompts)}
-        # Whether there are parts must not depend on the batch, but on the benchmark alone.
+        # All queries of a benchmark have a picture, or none has: every batch has parts, or none.
         if any(image is None for image in images):
             return inputs
         pictures = [Prompt(self.prompts.image, image=image) for image in images]

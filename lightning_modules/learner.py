@@ -96,6 +96,11 @@ class Learner(L.LightningModule):
         self._layout: Layout | None = None
 
     @property
+    def weights_device(self) -> torch.device:
+        """Where weights are to be that cannot be moved there later; before the others are."""
+        return self.device if self._trainer is None else self._trainer.strategy.root_device
+
+    @property
     def data_parallel_group(self) -> dist.ProcessGroup | None:
         """The processes that hold different samples; None is all of them."""
         if self._device_mesh is None:

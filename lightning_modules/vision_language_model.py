@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,6 +19,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+from cirlab.distributed import gather
 from cirlab.encoders.mllm import MLLMSettings, load_mllm
 from cirlab.encoders.mllm_processor import MLLMProcessor
 from cirlab.encoders.scratch_mllm import (
@@ -28,6 +28,7 @@ from cirlab.encoders.scratch_mllm import (
     subword_tokenizer,
     write_mllm_folder,
 )
+from cirlab.errors import UserError
 from cirlab.records import Conversation, SampleKey
 from lightning_modules.learner import Inputs, Learner, Schedule
 
@@ -37,18 +38,53 @@ log = logging.getLogger(__name__)
 IGNORED = -100
 
 
-class VisionLanguageModel(Learner):
-    """Trains a LLaVA on `Conversation` records.
+@dataclass
+class MLLMFromScratch:
+    """A LLaVA that starts without weights, and a tokenizer learned from the training data.
 
-    Args:
+    Attributes:
         vision: transformers configuration of the image tower, `model_type` included.
         text: that of the language model; vocabulary size and special tokens are filled in.
-        export_to: folder that receives the model, in transformers' layout.
         texts: the tokenizer learns its merges from this many conversations of the data.
         prompts: further texts that it learns them from, those that methods put to the model.
         vocabulary: entries of the vocabulary, at most.
+    """
+
+    vision: dict[str, Any]
+    text: dict[str, Any]
+    texts: int = 4000
+    prompts: list[str] = field(default_factory=list)
+    vocabulary: int = 1024
+
+    def build(self, records: Any) -> tuple[Any, Any]:
+        """Model of random weights, and processor.
+
+        Args:
+            records: the training data, conversations by `SampleKey`.
+        """
+        limit = self.text["max_position_embeddings"]
+        tokenizer = subword_tokenizer(self._texts(records), self.vocabulary, limit)
+        with TemporaryDirectory() as folder:
+            write_mllm_folder(Path(folder), self.vision, self.text, tokenizer)
+            processor = AutoProcessor.from_pretrained(folder)
+            config = AutoConfig.from_pretrained(folder)
+        return AutoModelForImageTextToText.from_config(config), processor
+
+    def _texts(self, records: Any) -> Iterable[str]:
+        yield from self.prompts
+        for number in range(min(self.texts, len(records))):
+            for turn in records[SampleKey(0, number)].turns:
+                yield from turn
+
+
+class VisionLanguageModel(Learner):
+    """Trains a multimodal LLM on `Conversation` records.
+
+    Args:
+        export_to: folder that receives the model at the end of training, in transformers' layout.
+        model: hub name, folder or `zoo:` model to go on from; null with `from_scratch`.
+        from_scratch: an architecture without weights.
         group_size: conversations padded to one length.
-        start: folder of a model to go on from, with its tokenizer; null starts from random weights.
         optimizer: builds the optimiser from the trainable parameters.
         schedule: how the learning rate moves; null keeps it constant.
     """
@@ -58,67 +94,43 @@ class VisionLanguageModel(Learner):
 
     def __init__(
         self,
-        vision: dict[str, Any],
-        text: dict[str, Any],
         export_to: str,
-        texts: int = 4000,
-        prompts: list[str] | None = None,
-        vocabulary: int = 1024,
+        model: str | None = None,
+        from_scratch: MLLMFromScratch | None = None,
         group_size: int = 32,
-        start: str | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(optimizer, schedule)
-        self.vision, self.text, self.export_to = vision, text, Path(export_to)
-        self.texts, self.prompts, self.vocabulary = texts, prompts or [], vocabulary
-        self.group_size, self.start = group_size, start
+        if (model is None) == (from_scratch is None):
+            raise UserError(
+                "VisionLanguageModel takes either model or from_scratch: set exactly one of the two"
+            )
+        self.start, self.scratch = model, from_scratch
+        self.export_to = Path(export_to)
+        self.group_size = group_size
         self.model: Any = None
 
     def configure_model(self) -> None:
         if self.model is not None:
             return
-        self.model, self.transformers_processor = self._begun() if self.start else self._scratch()
+        if self.start is not None:
+            self.model, own = load_mllm(MLLMSettings(self.start))
+        else:
+            assert self.scratch is not None
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            self.model, own = self.scratch.build(data.train_dataset())
+        # Libraries hand their models out in eval mode, and Lightning leaves modes as they are.
         self.model.train()
-        self.processor = MLLMProcessor(
-            self.transformers_processor,
-            max_length=self.text["max_position_embeddings"],
-            group_size=self.group_size,
-        )
-
-    def _begun(self) -> tuple[Any, Any]:
-        """An earlier training's model and processor."""
-        model, processor = load_mllm(MLLMSettings(str(self.start)))
-        return model, processor
-
-    def _scratch(self) -> tuple[Any, Any]:
-        """A model of random weights, and a tokenizer learned from the data."""
-        tokenizer = subword_tokenizer(
-            self._texts(), self.vocabulary, self.text["max_position_embeddings"]
-        )
-        # Not in export_to: what an earlier run has left there stays whole until this one ends.
-        with TemporaryDirectory() as folder:
-            write_mllm_folder(Path(folder), self.vision, self.text, tokenizer)
-            processor = AutoProcessor.from_pretrained(folder)
-            config = AutoConfig.from_pretrained(folder)
-        return AutoModelForImageTextToText.from_config(config), processor
-
-    def _texts(self) -> Iterable[str]:
-        """Prompts, and texts of the training data's first conversations."""
-        yield from self.prompts
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        records = data.train_dataset()
-        keys = (SampleKey(0, i) for i in range(len(records)))
-        for key in islice(keys, self.texts):
-            for turn in records[key].turns:
-                yield from turn
+        limit = self.model.config.get_text_config().max_position_embeddings
+        self.processor = MLLMProcessor(own, max_length=limit, group_size=self.group_size)
 
     def train_collator(self) -> Callable[[Sequence[Conversation]], Inputs]:
         return ConversationCollator(self.processor)
 
     def losses(self, batch: Inputs) -> dict[str, torch.Tensor]:
         """Mean over the answered words of the whole batch."""
-        total, count = torch.zeros((), device=self.device), 0
+        total, words = torch.zeros((), device=self.device), 0
         for group in batch["groups"]:
             inputs = {key: value for key, value in group.items() if key != "labels"}
             labels = group["labels"][:, 1:]
@@ -127,14 +139,16 @@ class VisionLanguageModel(Learner):
             counts = labels != IGNORED
             logits = self.model.lm_head(hidden[counts]).float()
             total = total + cross_entropy(logits, labels[counts], reduction="sum")
-            count += int(counts.sum())
-        return {"next_word": total / max(count, 1)}
+            words += int(counts.sum())
+        # Processes answer different numbers of words; averaged over them, it is the mean over all.
+        every = gather(torch.tensor([words], device=self.device), self.data_parallel_group)
+        return {"next_word": total / every.float().mean().clamp(min=1)}
 
     def on_fit_end(self) -> None:
         if not self.trainer.is_global_zero:
             return
         self.model.save_pretrained(self.export_to)
-        self.transformers_processor.save_pretrained(self.export_to)
+        self.processor.processor.save_pretrained(self.export_to)
         log.info("exported to %s", self.export_to)
 
 

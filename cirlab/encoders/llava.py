@@ -33,6 +33,7 @@ from transformers import (
 from cirlab.encoders.names import resolve_folder, weights_or_sentence
 from cirlab.encoders.scratch_mllm import IMAGE
 from cirlab.errors import UserError
+from cirlab.reading.atomic import whole_folder
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +94,9 @@ def assemble(
         image_token=IMAGE,
         num_additional_image_tokens=1,
     )
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    with whole_folder(folder) as unfinished:
+        model.save_pretrained(unfinished)
+        processor.save_pretrained(unfinished)
     return model
 
 

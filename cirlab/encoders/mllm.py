@@ -8,11 +8,13 @@ VLM2Vec, arXiv 2410.05160). Causal attention makes it see all that was said befo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
+import jinja2
 import PIL.Image
 import torch
 from torch import nn
@@ -21,10 +23,12 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedM
 
 from cirlab.chunking import in_chunks
 from cirlab.encoders.adapters import FourBit, Lora, add_lora_to_llm
-from cirlab.encoders.llm import Attention, Dtype, Pooling, pool
+from cirlab.encoders.llm import Attention, Dtype, Pooling, checkpoint_layers, pool
 from cirlab.encoders.mllm_processor import IMAGE_MARK, LongText, MLLMProcessor, Prompt
 from cirlab.encoders.names import resolve_folder, weights_or_sentence
 from cirlab.errors import UserError
+
+log = logging.getLogger(__name__)
 
 PaddingSide = Literal["left", "right"]
 
@@ -81,8 +85,9 @@ class MLLMSettings:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("max_length", "group_size"):
-            if getattr(self, name) < 1:
+        for name in ("max_length", "group_size", "projection"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 raise UserError(f"llm.{name} is {getattr(self, name)}; set it to 1 or more")
         if self.four_bit is not None and self.lora is None and not self.frozen:
             raise UserError(
@@ -112,6 +117,7 @@ class EmbeddingMLLM(nn.Module):
     ) -> None:
         super().__init__()
         self.name, self.settings = settings.name, settings
+        self.cut = 0
         self.chunked = chunk_size is not None
         model, processor = load_mllm(settings, device)
         _check_length(settings, model)
@@ -126,7 +132,7 @@ class EmbeddingMLLM(nn.Module):
         check_template(self.processor)
         self.model: nn.Module = _adapted(model, settings)
         if settings.gradient_checkpointing:
-            _checkpoint_layers(model)
+            checkpoint_layers(model)
         self.projection = (
             nn.Linear(self.width, settings.projection, bias=False) if settings.projection else None
         )
@@ -146,12 +152,23 @@ class EmbeddingMLLM(nn.Module):
 
     def forward(self, inputs: Mapping[str, Any]) -> torch.Tensor:
         """Embed prompts as `MLLMProcessor` makes them. Unit vectors, shape (B, D)."""
+        self._tell_cut(int(inputs["cut"]))
         groups = inputs["groups"]
         if self.chunked:
             vectors = in_chunks(self._read, groups)
         else:
             vectors = torch.cat([self._read(group) for group in groups])
         return vectors[inputs["order"]]
+
+    def _tell_cut(self, count: int) -> None:
+        """Warn of texts that lost words: at the first, and whenever there are twice as many."""
+        before, self.cut = self.cut, self.cut + count
+        if count and (not before or before.bit_length() < self.cut.bit_length()):
+            log.warning(
+                "%d texts so far were longer than llm.max_length %d and lost words at their end",
+                self.cut,
+                self.settings.max_length,
+            )
 
     def _read(self, group: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """One group of prompts. Unit vectors, shape (G, D), float32."""
@@ -193,6 +210,7 @@ def load_mllm(
             f"{settings.name} (llm.name) has no processor for pictures and text; name a multimodal "
             "LLM (AutoModelForImageTextToText)"
         )
+    _check_options(settings, processor)
     if settings.padding_side is not None:
         processor.tokenizer.padding_side = settings.padding_side
     if processor.tokenizer.pad_token is None:
@@ -209,7 +227,13 @@ def check_template(processor: MLLMProcessor) -> None:
     """
     probe = Prompt(f"{IMAGE_MARK} a", image=PIL.Image.new("RGB", (8, 8)))
     token = getattr(processor.processor, "image_token", None)
-    if token is not None and token not in processor.render(probe):
+    try:
+        rendered = processor.render(probe)
+    except jinja2.TemplateError as error:
+        raise UserError(
+            f"the chat template is no Jinja template ({error}); correct llm.chat_template"
+        ) from error
+    if token is not None and token not in rendered:
         raise UserError(
             f"the chat template writes no image token {token!r} where a message has a picture; set "
             "llm.chat_template to one for pictures and text"
@@ -229,6 +253,18 @@ def _chat_template(settings: MLLMSettings, processor: ProcessorMixin) -> str:
             "template or a file that holds one"
         )
     return str(template)
+
+
+def _check_options(settings: MLLMSettings, processor: ProcessorMixin) -> None:
+    """Transformers passes over options that it does not know."""
+    valid = getattr(processor.image_processor, "valid_kwargs", None)
+    known = sorted(get_type_hints(valid)) if valid is not None else list(settings.processor_options)
+    unknown = [name for name in settings.processor_options if name not in known]
+    if unknown:
+        raise UserError(
+            f"llm.processor_options has {unknown[0]!r}, which {settings.name}'s processor of "
+            f"pictures does not know; it knows {', '.join(known)}"
+        )
 
 
 def _read_template(path: Path) -> str:
@@ -260,8 +296,18 @@ def _adapted(model: PreTrainedModel, settings: MLLMSettings) -> nn.Module:
     elif not settings.frozen:
         language_model(model).requires_grad_(True)
     if settings.tune_connector:
-        connector(model).requires_grad_(True)
+        connector(model).requires_grad_(True).register_forward_pre_hook(_in_own_type)
+    # Steps of an optimiser are too small for what is trained in 16 bits.
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
     return adapted
+
+
+def _in_own_type(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """What a part of 16 bits hands to one of 32."""
+    own = next(module.parameters()).dtype
+    return tuple(value.to(own) if value.is_floating_point() else value for value in inputs)
 
 
 def language_model(model: PreTrainedModel) -> nn.Module:
@@ -282,7 +328,7 @@ def connector(model: PreTrainedModel) -> nn.Module:
     Raises:
         UserError: this model has none of a known name.
     """
-    for name in ("multi_modal_projector", "visual.merger", "connector"):
+    for name in ("multi_modal_projector", "visual.merger"):
         try:
             return model.base_model.get_submodule(name)
         except AttributeError:
@@ -290,7 +336,3 @@ def connector(model: PreTrainedModel) -> nn.Module:
     raise UserError(
         f"{type(model).__name__} has no connector of a known name; set llm.tune_connector to false"
     )
-
-
-def _checkpoint_layers(model: PreTrainedModel) -> None:
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -15,6 +15,7 @@ import PIL.Image
 import torch
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
+from cirlab.encoders.special_tokens import without_special_tokens
 from cirlab.errors import UserError
 
 #: Stands for the picture in a prompt.
@@ -73,29 +74,36 @@ class MLLMProcessor:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
-        """{"groups": inputs of the model, "order": (B,) int64 where each prompt's result lies}.
+        """{"groups": inputs of the model, "order": (B,), "cut": ()}, the last two int64.
 
-        Prompts with and without a picture are never in one group.
+        Prompts with and without a picture are never in one group. "order" tells where the result of
+        each prompt lies, "cut" how many texts lost words.
 
         Raises:
             UserError: a prompt is longer than `max_length`, or has no picture token.
         """
         lengths = [self._length(prompt) for prompt in prompts]
-        by_length = sorted(
-            range(len(prompts)), key=lambda i: (prompts[i].image is None, lengths[i])
-        )
-        groups = []
-        for rows in _runs(by_length, [p.image is not None for p in prompts], self.group_size):
-            groups.append(self.tensors([prompts[row] for row in rows]))
-        return {"groups": groups, "order": torch.tensor(by_length).argsort()}
+        pictured = [prompt.image is not None for prompt in prompts]
+        by_length = sorted(range(len(prompts)), key=lambda i: (not pictured[i], lengths[i]))
+        runs = _runs(by_length, pictured, self.group_size)
+        read = [self.tensors([prompts[row] for row in rows]) for rows in runs]
+        return {
+            "groups": [inputs for inputs, _ in read],
+            "order": torch.tensor(by_length).argsort(),
+            "cut": torch.tensor(sum(cut for _, cut in read)),
+        }
 
-    def tensors(self, prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
-        """Inputs of the model for prompts that all have a picture, or all have none."""
+    def tensors(self, prompts: Sequence[Prompt]) -> tuple[dict[str, torch.Tensor], int]:
+        """Inputs of the model for prompts of one kind, and how many of them lost words.
+
+        Args:
+            prompts: all with a picture, or all without one.
+        """
         inputs = self._tensors(prompts)
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
         excess = [length - self.max_length for length in lengths]
         if max(excess) <= 0:
-            return inputs
+            return inputs, 0
         if self.long_text == "refuse":
             worst = max(range(len(prompts)), key=excess.__getitem__)
             raise UserError(
@@ -103,9 +111,9 @@ class MLLMProcessor:
                 f"{self.max_length}: {prompts[worst].text[:60]!r}; raise llm.max_length up to the "
                 "model's own limit, or set llm.long_text to cut"
             )
-        return self.tensors(
-            [self._shorter(p, over) for p, over in zip(prompts, excess, strict=True)]
-        )
+        shorter = [self._shorter(*row) for row in zip(prompts, excess, strict=True)]
+        inputs, _ = self.tensors(shorter)
+        return inputs, sum(over > 0 for over in excess)
 
     def render(self, prompt: Prompt, reply: str | None = None) -> str:
         """The prompt as one string, by the model's chat template.
@@ -114,7 +122,9 @@ class MLLMProcessor:
             prompt: the user's message.
             reply: the assistant's; None leaves the place where it would begin.
         """
-        messages: list[dict[str, Any]] = [{"role": "user", "content": content(prompt)}]
+        words = without_special_tokens(self.tokenizer, prompt.text)
+        asked = content(prompt.with_text(words))
+        messages: list[dict[str, Any]] = [{"role": "user", "content": asked}]
         if reply is not None:
             messages.append({"role": "assistant", "content": [{"type": "text", "text": reply}]})
         return self.chat(messages, add_generation_prompt=reply is None)

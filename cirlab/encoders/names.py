@@ -48,6 +48,12 @@ def weights_or_sentence(name: str, key: str) -> Iterator[None]:
         yield
     except (UserError, torch.OutOfMemoryError):
         raise
+    except ImportError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"weights {name!r} ({key}) need a package that is not installed ({reason}); install "
+            "it, or set attention to sdpa if it is that of flash_attention_2"
+        ) from error
     # transformers, open_clip and the hub raise subclasses of these; all of them mean that the
     # weights could not be read. Anything else is a defect and keeps its traceback.
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:

@@ -23,6 +23,7 @@ from cirlab.encoders.adapters import FourBit
 from cirlab.encoders.fingerprint import fingerprint
 from cirlab.encoders.llm import Dtype
 from cirlab.encoders.names import resolve_folder, weights_or_sentence
+from cirlab.encoders.special_tokens import without_special_tokens
 from cirlab.errors import UserError
 from cirlab.triplets.answers import Reply
 from cirlab.triplets.prompt import Message
@@ -209,11 +210,10 @@ def _needs_parts(tokenizer: PreTrainedTokenizerBase, name: str) -> bool:
 def _rendered(
     tokenizer: PreTrainedTokenizerBase, chat: Sequence[Message], *, in_parts: bool
 ) -> str:
+    said = [without_special_tokens(tokenizer, message["content"]) for message in chat]
     messages: list[dict[str, Any]] = [
-        {**message, "content": [{"type": "text", "text": message["content"]}]}
-        if in_parts
-        else {**message}
-        for message in chat
+        {**message, "content": [{"type": "text", "text": text}] if in_parts else text}
+        for message, text in zip(chat, said, strict=True)
     ]
     # Templates of models that think aloud before they answer know this word; others do without.
     text = tokenizer.apply_chat_template(

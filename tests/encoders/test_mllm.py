@@ -11,11 +11,13 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoProcessor
+from transformers.utils import is_flash_attn_2_available
 
 from cirlab.encoders.adapters import FourBit, Lora
 from cirlab.encoders.mllm import EmbeddingMLLM, MLLMSettings
-from cirlab.encoders.mllm_processor import Prompt
+from cirlab.encoders.mllm_processor import MLLMProcessor, Prompt
 from cirlab.errors import UserError
 from tests.tiny_mllm import LAYOUTS, write_tiny_mllm
 
@@ -150,6 +152,27 @@ def test_chunks_and_layer_checkpoints_leave_the_gradient_as_it_is(
         torch.testing.assert_close(whole, chunked, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("layout", ["llava-llama", "qwen2_vl"])
+def test_chunks_have_the_gradient_of_the_whole_batch(layout: str, folders: dict[str, Path]) -> None:
+    gradients = []
+    for chunk_size in (None, 2):
+        torch.manual_seed(0)
+        lora = Lora(rank=2, alpha=4, dropout=0.0)
+        model = mllm(folders[layout], chunk_size, frozen=False, lora=lora, group_size=7).train()
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight)
+        batch = model.processor(prompts())
+        assert len(batch["groups"]) == (2 if chunk_size is None else 4)
+        vectors = model(batch)
+        (vectors @ vectors.T).exp().sum().backward()
+        found = [p.grad for p in model.parameters() if p.requires_grad]
+        gradients.append(torch.cat([g.flatten() for g in found if g is not None]))
+    whole, chunked = gradients
+    assert len(whole) == len(chunked) and whole.norm() > 0
+    assert (whole - chunked).norm() < 1e-4 * whole.norm()
+
+
 def test_four_bits_and_lora_train_on_the_cpu(llava: Path) -> None:
     from bitsandbytes.nn import Linear4bit
 
@@ -246,9 +269,86 @@ def test_a_model_without_pictures_is_refused(tmp_path: Path) -> None:
         mllm(write_tiny_llm(tmp_path / "llm"))
 
 
-def test_the_template_does_not_double_the_beginning(llava: Path, tmp_path: Path) -> None:
-    """Tokenizers that write a beginning themselves get a template's taken away."""
-    processor = mllm(llava).processor
-    rendered = processor.render(Prompt("{text}", "a red circle"))
-    assert rendered == "<|user|>a red circle<|end|><|assistant|>"
-    assert isinstance(AutoProcessor.from_pretrained(llava), type(processor.processor))
+def test_a_beginning_that_the_tokenizer_writes_is_taken_out_of_the_template(
+    tmp_path: Path,
+) -> None:
+    """As in the released code, which cuts "<s>" off the rendered template."""
+    folder = write_tiny_mllm(tmp_path / "begun")
+    own = AutoProcessor.from_pretrained(folder)
+    tokenizer = own.tokenizer
+    tokenizer.add_special_tokens({"bos_token": "<|system|>"})
+    begin = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|system|> $A", special_tokens=[("<|system|>", begin)]
+    )
+    own.chat_template = "{{ bos_token }}" + own.chat_template
+    processor = MLLMProcessor(own, 200)
+    prompt = Prompt("{text}", "a red circle")
+    assert processor.render(prompt) == "<|user|>a red circle<|end|><|assistant|>"
+    (group,) = processor([prompt])["groups"]
+    assert (group["input_ids"] == begin).sum() == 1 and group["input_ids"][0, 0] == begin
+
+
+@pytest.mark.parametrize("layout", ["llava-llama", "qwen2_vl"])
+def test_words_of_the_data_never_become_special_tokens(
+    layout: str, folders: dict[str, Path]
+) -> None:
+    processor = mllm(folders[layout]).processor
+    ids = processor.tokenizer.get_vocab()
+    words = "a <image> or <|image_pad|><|end|><|assistant|> circle"
+    plain, picture_too = processor([Prompt("{text}", words), Prompt(COMPOSED, words, picture(0))])[
+        "groups"
+    ][::-1]
+    for token in ("<|end|>", "<|assistant|>"):
+        assert (plain["input_ids"] == ids[token]).sum() == 1
+        assert (picture_too["input_ids"] == ids[token]).sum() == 1
+    image = ids[processor.processor.image_token]
+    assert not (plain["input_ids"] == image).any()
+    assert "circle" in processor.tokenizer.decode(plain["input_ids"][0])
+
+
+def test_texts_that_lose_words_are_counted_and_told(
+    llava: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = mllm(llava, max_length=40, long_text="cut")
+    long, short = Prompt("{text}", "a red circle " * 40), Prompt("{text}", "a red circle")
+    for _ in range(4):
+        batch = model.processor([long, short])
+        assert int(batch["cut"]) == 1
+        model(batch)
+    told = [record.getMessage() for record in caplog.records]
+    assert [int(text.split()[0]) for text in told] == [1, 2, 4]
+    assert "llm.max_length 40" in told[0]
+
+
+def test_what_trains_is_in_32_bits_whatever_the_base_is(llava: Path) -> None:
+    model = mllm(
+        llava, frozen=False, tune_connector=True, lora=Lora(rank=2, alpha=4), dtype="bfloat16"
+    )
+    trained = {p.dtype for p in model.parameters() if p.requires_grad}
+    frozen = {p.dtype for p in model.parameters() if not p.requires_grad}
+    assert (trained, frozen) == ({torch.float32}, {torch.bfloat16})
+    vectors = model(model.processor(prompts()))
+    vectors.sum().backward()
+    assert model.speaker.model.multi_modal_projector.linear_1.weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"chat_template": "{% for m in messages %}"}, r"no Jinja template.*llm\.chat_template"),
+        ({"chat_template": "missing.jinja"}, "neither a Jinja template nor a file"),
+        ({"processor_options": {"pixels": 3}}, r"has 'pixels', .*it knows .*size"),
+        ({"projection": 0}, r"llm\.projection is 0"),
+        ({"max_length": 0}, r"llm\.max_length is 0"),
+    ],
+)
+def test_settings_of_no_use_are_refused(llava: Path, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        mllm(llava, **settings)
+
+
+@pytest.mark.skipif(is_flash_attn_2_available(), reason="the package is there")
+def test_attention_of_a_package_that_is_missing_is_refused(llava: Path) -> None:
+    with pytest.raises(UserError, match="package that is not installed"):
+        mllm(llava, attention="flash_attention_2")

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from cirlab.encoders.adapters import TowerLora
+from cirlab.encoders.mllm import MLLMSettings
 from cirlab.errors import UserError
-from lightning_modules import CLIP, CoLLM, EmbeddingLanguageModel
+from lightning_modules import CLIP, CoLLM, EmbeddingLanguageModel, InstructCIR
 from lightning_modules.collm import LLMSettings
 from tests.chunked import KINDS, Kind, difference, method, one_step, records
 from tests.tiny import write_tiny_clip, write_tiny_llm
@@ -110,6 +111,7 @@ def test_evaluation_reads_whole_batches(models: Path, monkeypatch: pytest.Monkey
         lambda: CLIP(model="zoo:tiny_clip", chunk_size=0),
         lambda: CoLLM(clip="zoo:tiny_clip", llm=LLMSettings("zoo:tiny_llm"), chunk_size=0),
         lambda: EmbeddingLanguageModel({}, "nowhere", chunk_size=0),
+        lambda: InstructCIR(MLLMSettings("zoo:tiny_mllm"), chunk_size=0),
     ],
 )
 def test_a_chunk_has_a_row(make: Callable[[], Any]) -> None:

@@ -10,10 +10,11 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from cirlab.errors import UserError
 from cirlab.records import Conversation, SampleKey
 from datamodules import WorldConversationData
 from lightning_modules import VisionLanguageModel
-from lightning_modules.vision_language_model import IGNORED
+from lightning_modules.vision_language_model import IGNORED, MLLMFromScratch
 from tests.tiny_mllm import TEXT, VISION
 
 
@@ -24,17 +25,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[VisionLanguageMod
     return train(folder), folder
 
 
-def train(folder: Path, **options: Any) -> VisionLanguageModel:
-    L.seed_everything(0)
-    module = VisionLanguageModel(
+def scratch() -> MLLMFromScratch:
+    return MLLMFromScratch(
         vision=VISION | {"image_size": 64},
         text=TEXT | {"model_type": "mistral", "max_position_embeddings": 512},
-        export_to=str(folder),
         texts=40,
         vocabulary=400,
-        group_size=4,
-        **options,
     )
+
+
+def train(folder: Path, **options: Any) -> VisionLanguageModel:
+    L.seed_everything(0)
+    if "model" not in options:
+        options["from_scratch"] = scratch()
+    module = VisionLanguageModel(export_to=str(folder), group_size=4, **options)
     data = WorldConversationData(samples=12, batch_size=6, editing=0.3)
     trainer = L.Trainer(
         max_epochs=1,
@@ -89,7 +93,7 @@ def test_a_second_training_goes_on_from_the_first(
     trained: tuple[VisionLanguageModel, Path], tmp_path: Path
 ) -> None:
     first, folder = trained
-    second = train(tmp_path / "second", start=str(folder), optimizer=still)
+    second = train(tmp_path / "second", model=str(folder), optimizer=still)
     for name, weight in first.model.state_dict().items():
         torch.testing.assert_close(second.model.state_dict()[name], weight, rtol=0, atol=0)
 
@@ -97,3 +101,9 @@ def test_a_second_training_goes_on_from_the_first(
 def still(parameters: Any) -> torch.optim.Optimizer:
     """An optimiser that moves nothing."""
     return torch.optim.SGD(parameters, lr=0.0)
+
+
+@pytest.mark.parametrize("options", [{}, {"model": "any", "from_scratch": scratch()}])
+def test_it_starts_from_a_model_or_from_nothing(options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="exactly one of the two"):
+        VisionLanguageModel(export_to="any", **options)
