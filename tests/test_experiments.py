@@ -14,6 +14,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from cirlab.cli import RetrievalCLI
 from cirlab.command.configuration import EXPERIMENTS, config_files, experiment_names, with_base
 from cirlab.command.references import read_config
+from cirlab.encoders.adapters import FourBit, Lora
 from cirlab.errors import UserError
 from lightning_modules.strategies import FSDP1Strategy, FSDP2Strategy
 
@@ -65,6 +66,16 @@ def test_strategies_come_after_any_experiment_of_an_llm(
     assert cli.experiment == name
     assert type(cli.trainer.strategy) is strategy
     assert cli.trainer.num_devices == 2
+
+
+@pytest.mark.usefixtures("nothing_runs")
+@pytest.mark.parametrize("name", LLM_EXPERIMENTS)
+def test_qlora_comes_after_any_experiment_of_an_llm(name: str) -> None:
+    settings = read(name, "qlora", *SMALL).model.llm_settings
+    assert settings.name == read(name, "ddp", *SMALL).model.llm_settings.name
+    assert settings.four_bit == FourBit("nf4", True, "bfloat16")
+    assert settings.lora == Lora(64, 16, 0.1, "all-linear")
+    assert settings.gradient_checkpointing and not settings.frozen
 
 
 @pytest.mark.usefixtures("nothing_runs")

@@ -79,7 +79,7 @@ class MLLMSettings:
     padding_side: PaddingSide | None = None
     max_length: int = 1024
     long_text: LongText = "refuse"
-    group_size: int = 32
+    group_size: int = 16
     chat_template: str | None = None
     processor_options: dict[str, Any] = field(default_factory=dict)
     trust_remote_code: bool = False

@@ -69,7 +69,7 @@ class MLLMProcessor:
 
     processor: ProcessorMixin
     max_length: int
-    group_size: int = 32
+    group_size: int = 16
     long_text: LongText = "refuse"
     options: Mapping[str, Any] = field(default_factory=dict)
 
