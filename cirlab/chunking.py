@@ -66,7 +66,7 @@ def give_back_memory() -> None:
     this, a batch of 1,024 in chunks of 32 holds 3.8 times as much on a CPU as one of 64. GPUs have
     an allocator of their own.
     """
-    if sys.platform == "linux" and hasattr(_LIBC, "malloc_trim"):
+    if _LIBC is not None and hasattr(_LIBC, "malloc_trim"):
         _LIBC.malloc_trim(0)
 
 

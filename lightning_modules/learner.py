@@ -183,6 +183,11 @@ class Learner(L.LightningModule):
         """
         raise NotImplementedError(f"{type(self).__name__} has no export")
 
+    def on_fit_start(self) -> None:
+        # Later they may look otherwise: bitsandbytes packs 4-bit weights anew where they are first
+        # read on a CPU.
+        self.keep_layout()
+
     # ---- checkpoints --------------------------------------------------------------------
 
     def learned_names(self) -> set[str]:
