@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
+            if path.is_dir():
+                # Of a run that was sharded before: a file does not take a folder's place.
+                shutil.rmtree(path)
             unfinished.replace(path)
         # torch reports a short write as RuntimeError.
         except (OSError, RuntimeError) as error:

@@ -14,14 +14,17 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader, DistributedSampler
 
 from cirlab.encoders.adapters import Lora, TowerLora
-from cirlab.records import DecodedImage, Pair, TextPair, Triplet
-from lightning_modules import CLIP, CoLLM, EmbeddingLanguageModel
+from cirlab.encoders.mllm import MLLMSettings
+from cirlab.records import CaptionTriplet, DecodedImage, Pair, TextPair, Triplet
+from lightning_modules import CLIP, CoLLM, EmbeddingLanguageModel, InstructCIR
 from lightning_modules.collm import LLMSettings, Synthesis
 from lightning_modules.learner import Learner
 from lightning_modules.sharding import gathered
+from tests.tiny import write_tiny_clip, write_tiny_llm
+from tests.tiny_mllm import write_tiny_mllm
 
-Kind = Literal["clip", "pairs", "triplets", "texts"]
-KINDS: tuple[Kind, ...] = ("clip", "pairs", "triplets", "texts")
+Kind = Literal["clip", "pairs", "triplets", "texts", "caption_triplets"]
+KINDS: tuple[Kind, ...] = ("clip", "pairs", "triplets", "texts", "caption_triplets")
 #: Records of an optimiser step, of which half are a batch.
 RECORDS = 20
 CLIP_NORM = 0.05
@@ -40,10 +43,23 @@ def _text(i: int) -> str:
     return f"a {COLOURS[i % 4]} {SHAPES[i % 2]}" + " now" * (i % 3)
 
 
+def write_models(folder: Path) -> Path:
+    """The pretrained models that the methods stand on."""
+    write_tiny_clip(folder / "clip")
+    write_tiny_llm(folder / "llm")
+    write_tiny_mllm(folder / "mllm")
+    return folder
+
+
 def records(kind: Kind) -> Sequence[Any]:
     """Texts of several lengths."""
     if kind == "texts":
         return [TextPair(_text(i), _text(i + 4)) for i in range(RECORDS)]
+    if kind == "caption_triplets":
+        return [
+            CaptionTriplet(_image(i), _text(i), f"make it {_text(i)}", f"{_text(i + 1)} {i}")
+            for i in range(RECORDS)
+        ]
     if kind == "triplets":
         return [Triplet(_image(i), (_text(i),), _image(i + RECORDS)) for i in range(RECORDS)]
     return [Pair(_image(i), (_text(i),)) for i in range(RECORDS)]
@@ -54,7 +70,7 @@ def method(kind: Kind, models: Path, dropout: float = 0.0, **options: Any) -> Le
 
     Args:
         kind: what it learns from, CLIP aside.
-        models: folder of `clip` and `llm`.
+        models: folder of what `write_models` writes.
         dropout: a fraction, wherever the method has any.
         options: of the method; `gradient_checkpointing` and `four_bit` of its LLM.
     """
@@ -71,6 +87,13 @@ def method(kind: Kind, models: Path, dropout: float = 0.0, **options: Any) -> Le
         config = {"model_type": "mistral", "attention_dropout": dropout, **sizes, **heads}
         export_to = str(models / "exported")
         return EmbeddingLanguageModel(config, export_to, optimizer=_sgd, **options)
+    if kind == "caption_triplets":
+        checkpointing = options.pop("gradient_checkpointing", False)
+        lora = Lora(rank=2, alpha=8, dropout=dropout)
+        llm = MLLMSettings(
+            str(models / "mllm"), lora, gradient_checkpointing=checkpointing, max_length=200
+        )
+        return InstructCIR(llm, optimizer=_sgd, **options)
     settings = LLMSettings(
         str(models / "llm"),
         lora=Lora(rank=2, alpha=8, dropout=dropout),

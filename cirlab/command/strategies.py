@@ -49,7 +49,7 @@ def check_strategy(config: Mapping[str, Any]) -> None:
         return
     _check_method(name, model)
     if name == "FSDP1Strategy":
-        _check_fsdp1(trainer)
+        _check_fsdp1(trainer, model)
     elif str(trainer.get("precision")) in ("16", "16-mixed"):
         raise UserError(
             f"trainer.precision is {trainer['precision']}, which {name} does not scale; use "
@@ -72,11 +72,18 @@ def _check_method(strategy: str, model: Mapping[str, Any]) -> None:
         )
 
 
-def _check_fsdp1(trainer: Mapping[str, Any]) -> None:
+def _check_fsdp1(trainer: Mapping[str, Any], model: Mapping[str, Any]) -> None:
     if runs_on_cpu(str(trainer.get("accelerator", "auto"))):
         raise UserError(
             "trainer.strategy FSDP1Strategy needs GPUs, and this run takes the CPU; use "
             f"{_overlay('fsdp2')}, which runs on both"
+        )
+    llm = (model.get("init_args") or {}).get("llm") or {}
+    if llm.get("lora") and llm.get("dtype", "float32") != "float32":
+        raise UserError(
+            f"model.init_args.llm.dtype is {llm['dtype']}, but FSDP1Strategy holds each layer in "
+            f"one type and adapters are float32; use {_overlay('fsdp2')}, or "
+            "--model.init_args.llm.dtype float32"
         )
     clips = trainer.get("gradient_clip_val")
     if clips and trainer.get("gradient_clip_algorithm") != "value":

@@ -34,6 +34,15 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(tmp_path: Path) -> None:
     assert torch.equal(torch.load(path)["state_dict"]["w"], STATE["state_dict"]["w"])
 
 
+def test_a_file_takes_the_place_of_a_sharded_runs_folder(tmp_path: Path) -> None:
+    """A run that was sharded into folders goes on, under its name, without sharding."""
+    path = tmp_path / "last.ckpt"
+    path.mkdir()
+    (path / "meta.pt").write_bytes(b"a part")
+    AtomicCheckpointIO().save_checkpoint(STATE, path)
+    assert path.is_file() and list(tmp_path.iterdir()) == [path]
+
+
 def test_a_write_that_fails_on_its_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def save(state: Any, file: BinaryIO) -> None:
         file.write(b"half")

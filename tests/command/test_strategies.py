@@ -55,6 +55,14 @@ REFUSED = [
         r"model\.init_args\.llm\.four_bit is set, .* --trainer\.strategy ddp",
     ),
     (config(strategy("FSDP1Strategy"), QUANTISED, accelerator="gpu"), r"cannot shard 4-bit"),
+    (
+        config(
+            strategy("FSDP1Strategy"),
+            {**COLLM, "init_args": {"llm": LLM | {"dtype": "bfloat16"}}},
+            accelerator="gpu",
+        ),
+        r"llm\.dtype is bfloat16, .*overlays/fsdp2\.yaml",
+    ),
     (config(strategy("FSDP1Strategy")), r"needs GPUs, .*overlays/fsdp2\.yaml"),
     (
         config(strategy("FSDP1Strategy"), accelerator="gpu", gradient_clip_val=1.0),

@@ -10,14 +10,15 @@ import pytest
 import torch
 
 from lightning_modules.strategies import FSDP2Strategy
-from tests.chunked import Kind, difference, method, one_step
+from tests.chunked import Kind, difference, method, one_step, write_models
 from tests.distributed.processes import WORLD, run_in_processes
-from tests.tiny import write_tiny_clip, write_tiny_llm
 
 CASES: tuple[tuple[Kind, str], ...] = (
     ("clip", "ddp"),
     ("triplets", "fsdp2"),
     ("texts", "ddp"),
+    ("caption_triplets", "ddp"),
+    ("caption_triplets", "fsdp2"),
 )
 
 
@@ -38,8 +39,7 @@ def steps(rank: int, models: Path) -> list[torch.Tensor]:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
-    write_tiny_clip(root / "clip")
-    write_tiny_llm(root / "llm")
+    write_models(root)
     return root
 
 

@@ -14,15 +14,13 @@ from cirlab.encoders.mllm import MLLMSettings
 from cirlab.errors import UserError
 from lightning_modules import CLIP, CoLLM, EmbeddingLanguageModel, InstructCIR
 from lightning_modules.collm import LLMSettings
-from tests.chunked import KINDS, Kind, difference, method, one_step, records
-from tests.tiny import write_tiny_clip, write_tiny_llm
+from tests.chunked import KINDS, Kind, difference, method, one_step, records, write_models
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
-    write_tiny_clip(root / "clip")
-    write_tiny_llm(root / "llm")
+    write_models(root)
     return root
 
 
