@@ -15,6 +15,7 @@ from cirlab.world.language import full_caption
 from cirlab.world.scene import draw_scene, generator
 from cirlab.world.vocabulary import vocabulary
 from cirlab.zoo.manifest import MADE_BY, MANIFEST, checksums
+from cirlab.zoo.speech import measure, plain
 
 
 @pytest.mark.parametrize("name", sorted(MADE_BY.values()))
@@ -63,3 +64,22 @@ def test_the_llm_knows_the_worlds_words_and_tells_scenes_apart() -> None:
         )
     scores = (vectors @ vectors.T).fill_diagonal_(-1)
     assert scores.max() < 0.99
+
+
+def test_the_multimodal_llm_sees_the_setting_and_answers() -> None:
+    """What its manifest tells of 500 scenes, and a part of it again."""
+    says = json.loads((ZOO / "tiny_mllm" / MANIFEST).read_text())["says"]
+    assert says["answers"] > 0.6 and says["caption_parts"] > 0.6
+    again = measure("zoo:tiny_mllm", scenes=48)
+    assert again["answers"] > 0.4 and again["caption_parts"] > 0.5
+    settings = ("place", "time", "weather", "view")
+    kinds = [
+        again["answers_by_kind"][kind] for kind in settings if kind in again["answers_by_kind"]
+    ]
+    assert sum(kind["asked"] for kind in kinds) >= 5
+    assert all(kind["right"] > 0.9 for kind in kinds)
+
+
+def test_phrases_that_mean_the_same_count_as_the_same() -> None:
+    assert plain("a red ring in the dark, looking down") == "a red ring at night, seen from above"
+    assert plain("a ring above a star") == "a ring above a star"
