@@ -365,6 +365,8 @@ def _quiet_libraries() -> None:
     # eval mode because their running statistics must not move.
     messages = (
         ".*LeafSpec.*",
+        # peft asks transformers by an old name.
+        ".*is_gradient_checkpointing.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*callbacks used to create the checkpoint need to be provided.*",
         ".*The dirpath has changed from .*",
