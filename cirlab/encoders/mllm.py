@@ -19,7 +19,16 @@ import PIL.Image
 import torch
 from torch import nn
 from torch.nn.functional import normalize
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING as MODEL_CLASSES,
+)
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedModel,
+    ProcessorMixin,
+)
 
 from cirlab.chunking import in_chunks
 from cirlab.encoders.adapters import FourBit, Lora, add_lora_to_llm
@@ -190,11 +199,17 @@ def load_mllm(
     folder = resolve_folder(settings.name)
     placement: dict[str, Any] = {}
     if settings.four_bit is not None:
-        config = settings.four_bit.config()
-        config.llm_int8_skip_modules = NEVER_QUANTISED
+        four_bit = settings.four_bit.config()
+        four_bit.llm_int8_skip_modules = NEVER_QUANTISED
         place = {"": device or torch.device("cpu")}
-        placement = {"quantization_config": config, "device_map": place}
+        placement = {"quantization_config": four_bit, "device_map": place}
     with weights_or_sentence(settings.name, key="llm.name"):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
+        if not settings.trust_remote_code and type(config) not in MODEL_CLASSES:
+            raise UserError(
+                f"{settings.name} (llm.name) is a {config.model_type}, which reads no pictures; "
+                "name a multimodal LLM, one that transformers loads as image-text-to-text"
+            )
         processor = AutoProcessor.from_pretrained(
             folder, trust_remote_code=settings.trust_remote_code
         )

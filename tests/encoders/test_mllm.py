@@ -265,7 +265,7 @@ def test_four_bits_need_something_to_train() -> None:
 def test_a_model_without_pictures_is_refused(tmp_path: Path) -> None:
     from tests.tiny import write_tiny_llm
 
-    with pytest.raises(UserError, match=r"llm\.name"):
+    with pytest.raises(UserError, match=r"llm\.name\) is a mistral, which reads no pictures"):
         mllm(write_tiny_llm(tmp_path / "llm"))
 
 
