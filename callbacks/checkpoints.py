@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
-from cirlab.checkpoints import read_checkpoint
+from cirlab.checkpoints import is_checkpoint, is_in_parts, read_checkpoint, remove_parts
 from cirlab.errors import UserError
 
 
@@ -31,9 +30,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write the whole file or nothing.
 
         Raises:
-            UserError: it cannot be written, because the disk is full for instance.
+            UserError: it cannot be written, because the disk is full for instance, or because the
+                folder of something else has its name.
         """
         path = Path(path)
+        if path.is_dir() and not is_in_parts(path):
+            raise UserError(
+                f"the checkpoint {path} cannot be written, since there is a folder of that name "
+                "that is none; move it elsewhere and resume"
+            )
         unfinished = path.with_name(f"{path.name}.unfinished")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,15 +46,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            if path.is_dir():
+            if is_in_parts(path):
                 # Of a run that was sharded before: a file does not take a folder's place.
-                shutil.rmtree(path)
+                remove_parts(path)
             unfinished.replace(path)
         # torch reports a short write as RuntimeError.
         except (OSError, RuntimeError) as error:
             unfinished.unlink(missing_ok=True)
             reason = str(error.__context__ or error).splitlines()[0]
-            kept = "the checkpoint before it is whole" if path.exists() else "none was there before"
+            before = "the checkpoint before it is whole", "none was there before"
+            kept = before[0] if is_checkpoint(path) else before[1]
             raise UserError(
                 f"the checkpoint {path} cannot be written ({reason}), {kept}; free space on that "
                 "disk and resume"

@@ -6,6 +6,7 @@ Sharded strategies may write folders (torch's distributed checkpoints, with what
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,11 +17,27 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 #: What a sharded checkpoint holds beside weights and optimiser; Lightning's name for it.
 METADATA = "meta.pt"
 _OPTIMIZER = "optimizer_"
+#: The index that torch writes over the parts, and its name until it is whole.
+_INDEX = (".metadata", ".metadata.tmp")
 
 
 def is_checkpoint(path: Path) -> bool:
     """Whether there is a file, or the folder of a sharded checkpoint."""
     return path.is_file() or (path / METADATA).is_file()
+
+
+def is_in_parts(path: Path) -> bool:
+    """Whether there is the folder of a sharded checkpoint, or what a kill has left of one."""
+    return path.is_dir() and all(
+        file.name == METADATA or file.name in _INDEX or file.suffix == ".distcp"
+        for file in path.iterdir()
+    )
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove a sharded checkpoint, so that a kill on the way leaves none that could be read."""
+    (folder / METADATA).unlink(missing_ok=True)
+    shutil.rmtree(folder)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

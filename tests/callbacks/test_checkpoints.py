@@ -43,6 +43,25 @@ def test_a_file_takes_the_place_of_a_sharded_runs_folder(tmp_path: Path) -> None
     assert path.is_file() and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_folder_of_something_else_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    path.mkdir()
+    (path / "diary.txt").write_text("dear diary")
+    with pytest.raises(UserError, match=r"last\.ckpt cannot be written, .* move it elsewhere"):
+        AtomicCheckpointIO().save_checkpoint(STATE, path)
+    assert list(tmp_path.rglob("*")) == [path, path / "diary.txt"]
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_a_full_disk_leaves_the_folder_of_a_sharded_run_whole(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    path.mkdir()
+    (path / "meta.pt").write_bytes(b"a part")
+    with pytest.raises(UserError, match=r"the checkpoint before it is whole"):
+        AtomicCheckpointIO().save_checkpoint({"state_dict": torch.zeros(100_000)}, path)
+    assert list(tmp_path.rglob("*")) == [path, path / "meta.pt"]
+
+
 def test_a_write_that_fails_on_its_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def save(state: Any, file: BinaryIO) -> None:
         file.write(b"half")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -214,6 +215,15 @@ def test_one_process_goes_on_where_two_have_stopped(name: str, models: Path, run
     to, half = runs / name / "alone.ckpt", runs / name / "half.ckpt"
     train(method(models), reference(name), to, END, half)
     assert_equal_states(read_checkpoint(runs / reference(name) / "end.ckpt"), read_checkpoint(to))
+
+
+def test_a_run_in_parts_goes_on_under_its_name_in_one_file(
+    models: Path, runs: Path, tmp_path: Path
+) -> None:
+    last = shutil.copytree(runs / "fsdp2_folder" / "half.ckpt", tmp_path / "last.ckpt")
+    train(method(models), "alone", last, END, resume=last)
+    assert list(tmp_path.iterdir()) == [last] and last.is_file()
+    assert_equal_states(read_checkpoint(runs / "alone" / "end.ckpt"), read_checkpoint(last))
 
 
 def test_two_processes_go_on_where_one_has_stopped(runs: Path) -> None:
