@@ -10,7 +10,6 @@ has looked at them.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
@@ -33,7 +32,7 @@ from torch.distributed.fsdp import (
 from torch.optim import Optimizer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from cirlab.checkpoints import is_checkpoint, read_checkpoint
+from cirlab.checkpoints import is_in_parts, read_checkpoint, remove_parts
 from cirlab.errors import UserError
 from lightning_modules.learner import Learner
 from lightning_modules.sharding import (
@@ -275,16 +274,17 @@ def _unwrapped(name: str) -> str:
 def _make_way(
     strategy: FSDPStrategy | ModelParallelStrategy, filepath: str | Path, *, folder: bool
 ) -> None:
-    """Remove a checkpoint of the other kind, which the new one cannot replace.
+    """Remove what the new checkpoint cannot replace: a folder, whole or half, or a file by one.
 
-    Lightning has every process do that at once, and all but the first fail.
+    New parts among old ones would be read as a checkpoint. Lightning has every process remove
+    whole folders at once, and all but the first fail.
     """
     path = Path(strategy.broadcast(filepath))
-    if strategy.is_global_zero and is_checkpoint(path) and path.is_dir() != folder:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    if strategy.is_global_zero:
+        if is_in_parts(path):
+            remove_parts(path)
+        elif folder:
+            path.unlink(missing_ok=True)
     strategy.barrier()
 
 

@@ -12,13 +12,13 @@ import lightning as L
 import PIL.Image
 import pytest
 import torch
-from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.strategies import Strategy, model_parallel
 from torch.distributed.checkpoint import save
 from torch.optim import SGD
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from callbacks import AtomicCheckpointIO
-from cirlab.checkpoints import METADATA, read_checkpoint
+from cirlab.checkpoints import METADATA, is_checkpoint, read_checkpoint
 from cirlab.command.checkpoint_config import read_metadata
 from cirlab.encoders.adapters import Lora
 from cirlab.errors import UserError
@@ -120,12 +120,45 @@ def train_and_resume(models: Path, name: str, folder: Path) -> None:
     train(method(models), name, folder / name / "end.ckpt", END, folder / name / "half.ckpt")
 
 
+class Killed(BaseException):
+    """Ends a checkpoint as a kill does."""
+
+
+def save_and_be_killed(trainer: L.Trainer, to: Path) -> None:
+    """All parts are written, but not what else a checkpoint holds."""
+
+    def write_parts(*args: Any) -> None:
+        save_parts(*args)
+        raise Killed
+
+    save_parts = model_parallel._distributed_checkpoint_save
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(model_parallel, "_distributed_checkpoint_save", write_parts)
+        trainer.save_checkpoint(to)
+
+
+def train_and_be_killed(models: Path, folder: Path, rank: int) -> None:
+    """Leaves half a checkpoint, and two that were written where half of one was."""
+    half, parts, file = (folder / "killed" / f"{name}.ckpt" for name in ("half", "parts", "file"))
+    trainer = train(method(models), "fsdp2_folder", half, EPOCH).trainer
+    save_and_be_killed(trainer, half)
+    if rank == 0:
+        for path in (parts, file):
+            shutil.copytree(half, path)
+            # Of a process that is no more.
+            (path / "__9_0.distcp").touch()
+    trainer.strategy.barrier()
+    trainer.save_checkpoint(parts)
+    train(method(models), "fsdp2", file, EPOCH)
+
+
 def train_together(rank: int, models: Path, folder: Path) -> list[str]:
     """What is only seen inside a process; the rest lies in files."""
     # Lightning then takes this process as one that was started for it.
     os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE=str(WORLD))
     for name in TOGETHER:
         train_and_resume(models, name, folder)
+    train_and_be_killed(models, folder, rank)
     alone = folder / "alone" / "half.ckpt"
     train(method(models), "fsdp2", folder / "fsdp2" / "from_alone.ckpt", END, alone)
     chunked = method(models, chunk_size=2)
@@ -215,6 +248,17 @@ def test_one_process_goes_on_where_two_have_stopped(name: str, models: Path, run
     to, half = runs / name / "alone.ckpt", runs / name / "half.ckpt"
     train(method(models), reference(name), to, END, half)
     assert_equal_states(read_checkpoint(runs / reference(name) / "end.ckpt"), read_checkpoint(to))
+
+
+def test_what_a_kill_leaves_of_a_folder_is_no_checkpoint_and_makes_way(runs: Path) -> None:
+    folder = runs / "killed"
+    assert (folder / "half.ckpt" / ".metadata").is_file()
+    assert not is_checkpoint(folder / "half.ckpt")
+    expected = read_checkpoint(runs / "alone" / "half.ckpt")
+    for name, in_parts in (("parts", True), ("file", False)):
+        path = folder / f"{name}.ckpt"
+        assert path.is_dir() == in_parts and not list(path.glob("__9*"))
+        assert_equal_states(expected, read_checkpoint(path))
 
 
 def test_a_run_in_parts_goes_on_under_its_name_in_one_file(
