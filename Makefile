@@ -83,8 +83,8 @@ bench: $(READY) ## measure, as ratios within one run
 zoo: $(READY) ## train the small pretrained models of the built-in world again
 	$(CIRLAB) fit -c experiments/zoo/clip.yaml $(ARGS)
 	$(CIRLAB) fit -c experiments/zoo/llm.yaml $(ARGS)
+	$(CIRLAB) fit -c experiments/zoo/tower.yaml $(ARGS)
 	$(CIRLAB) fit -c experiments/zoo/mllm.yaml $(ARGS)
-	$(CIRLAB) fit -c experiments/zoo/mllm_second.yaml $(ARGS)
 	$(BIN)/python -m cirlab.zoo.manifest
 
 clean: ## remove caches and the environment; runs and results stay

@@ -176,6 +176,19 @@ class Conversation:
 
 
 @dataclass(frozen=True)
+class LabelledImage:
+    """An image and what each cell of a grid over it shows (token labelling, arXiv 2104.10858).
+
+    Attributes:
+        image: what is labelled.
+        labels: a facet's label of every cell, in reading order; -1 where there is none.
+    """
+
+    image: Image
+    labels: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
 class Dialogue:
     """An image and how people found it by talking (VisDial, ChatIR).
 

@@ -15,6 +15,7 @@ from datamodules.visdial import VisDialData
 from datamodules.webdataset import WebDatasetData
 from datamodules.world import WorldData
 from datamodules.world_conversations import WorldConversationData
+from datamodules.world_labels import WorldLabelData
 
 __all__ = [
     "CIRRData",
@@ -30,4 +31,5 @@ __all__ = [
     "WebDatasetData",
     "WorldConversationData",
     "WorldData",
+    "WorldLabelData",
 ]

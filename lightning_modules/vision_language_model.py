@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch.nn.functional import cross_entropy
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from cirlab.distributed import gather
 from cirlab.encoders.mllm import MLLMSettings, load_mllm
@@ -48,6 +48,8 @@ class MLLMFromScratch:
         texts: the tokenizer learns its merges from this many conversations of the data.
         prompts: further texts that it learns them from, those that methods put to the model.
         vocabulary: entries of the vocabulary, at most.
+        vision_weights: folder of an image tower of that configuration to start with
+            (`TokenLabelling` writes one); null starts it at random.
     """
 
     vision: dict[str, Any]
@@ -55,6 +57,7 @@ class MLLMFromScratch:
     texts: int = 4000
     prompts: list[str] = field(default_factory=list)
     vocabulary: int = 1024
+    vision_weights: str | None = None
 
     def build(self, records: Any) -> tuple[Any, Any]:
         """Model of random weights, and processor.
@@ -68,13 +71,38 @@ class MLLMFromScratch:
             write_mllm_folder(Path(folder), self.vision, self.text, tokenizer)
             processor = AutoProcessor.from_pretrained(folder)
             config = AutoConfig.from_pretrained(folder)
-        return AutoModelForImageTextToText.from_config(config), processor
+        model = AutoModelForImageTextToText.from_config(config)
+        if self.vision_weights is not None:
+            set_image_tower(model, Path(self.vision_weights))
+        return model, processor
 
     def _texts(self, records: Any) -> Iterable[str]:
         yield from self.prompts
         for number in range(min(self.texts, len(records))):
             for turn in records[SampleKey(0, number)].turns:
                 yield from turn
+
+
+def set_image_tower(model: Any, folder: Path) -> None:
+    """Give a LLaVA the image tower of a folder.
+
+    Raises:
+        UserError: there is none, or it is of another architecture.
+    """
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"from_scratch.vision_weights: there is no image tower in {folder}; train one first "
+            "(`python -m cirlab fit -c experiments/zoo/tower.yaml`), or set vision_weights to null"
+        )
+    tower = model.model.vision_tower
+    weights = AutoModel.from_pretrained(folder).state_dict()
+    shapes = {name: value.shape for name, value in tower.state_dict().items()}
+    if {name: value.shape for name, value in weights.items()} != shapes:
+        raise UserError(
+            f"from_scratch.vision_weights: the image tower in {folder} is of another architecture "
+            "than from_scratch.vision; give both the same configuration"
+        )
+    tower.load_state_dict(weights)
 
 
 class VisionLanguageModel(Learner):

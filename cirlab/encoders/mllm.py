@@ -9,8 +9,9 @@ VLM2Vec, arXiv 2410.05160). Causal attention makes it see all that was said befo
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -46,6 +47,9 @@ PaddingSide = Literal["left", "right"]
 OUTSIDE_LANGUAGE_MODEL = r"(?!.*\blanguage_model\.).*"
 #: Parts that stay in their own precision where the language model is in 4 bits.
 NEVER_QUANTISED = ["model.vision_tower", "model.visual", "model.multi_modal_projector", "lm_head"]
+
+#: What a processor tells of the sizes of pictures.
+IMAGE_SHAPES = ("image_grid_thw", "image_sizes")
 
 
 @dataclass
@@ -164,7 +168,9 @@ class EmbeddingMLLM(nn.Module):
         self._tell_cut(int(inputs["cut"]))
         groups = inputs["groups"]
         if self.chunked:
-            vectors = in_chunks(self._read, groups)
+            # What no gradient passes through need not be computed again in the backward pass.
+            seen = [self._look(group) for group in groups] if torch.is_grad_enabled() else groups
+            vectors = in_chunks(self._read, seen)
         else:
             vectors = torch.cat([self._read(group) for group in groups])
         return vectors[inputs["order"]]
@@ -179,7 +185,20 @@ class EmbeddingMLLM(nn.Module):
                 self.settings.max_length,
             )
 
-    def _read(self, group: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def _look(self, group: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The group with what the frozen image tower sees in place of its pixels, where it can."""
+        tower = image_tower(self.speaker)
+        if "pixel_values" not in group or tower is None or self.settings.tune_connector:
+            return group
+        shapes = {key: group[key] for key in IMAGE_SHAPES if key in group}
+        with torch.no_grad():
+            features = tower(group["pixel_values"], return_dict=True, **shapes)
+        # The states of its layers are large, and nobody reads them.
+        features.last_hidden_state = features.hidden_states = features.attentions = None
+        rest = {key: value for key, value in group.items() if key != "pixel_values"}
+        return rest | {"mm_encoder_outputs": {"image": features}}
+
+    def _read(self, group: Mapping[str, Any]) -> torch.Tensor:
         """One group of prompts. Unit vectors, shape (G, D), float32."""
         hidden = self.backbone(**group, use_cache=False).last_hidden_state
         pooled = pool(hidden, group["attention_mask"], self.settings.pooling)
@@ -334,6 +353,15 @@ def language_model(model: PreTrainedModel) -> nn.Module:
             "Qwen-VL's layout"
         )
     assert isinstance(found, nn.Module)
+    return found
+
+
+def image_tower(model: PreTrainedModel) -> Callable[..., Any] | None:
+    """What makes the language model's tokens of pixels; None where the model takes pixels only."""
+    backbone = model.base_model
+    if "mm_encoder_outputs" not in signature(backbone.forward).parameters:
+        return None
+    found: Callable[..., Any] = backbone.get_image_features
     return found
 
 

@@ -17,9 +17,9 @@ from cirlab.zoo.speech import measure
 log = logging.getLogger(__name__)
 
 #: Model folder of the zoo, by the experiment that makes it.
-MADE_BY = {"zoo/clip": "tiny_clip", "zoo/llm": "tiny_llm", "zoo/mllm_second": "tiny_mllm"}
-#: Experiments that a model's last one goes on from, in order.
-BEFORE = {"zoo/mllm_second": ("zoo/mllm",)}
+MADE_BY = {"zoo/clip": "tiny_clip", "zoo/llm": "tiny_llm", "zoo/mllm": "tiny_mllm"}
+#: Experiments that a model's last one starts from, in order.
+BEFORE = {"zoo/mllm": ("zoo/tower",)}
 #: Models that speak of pictures, of which `cirlab.zoo.speech` marks what they say.
 SPEAKING = ("tiny_mllm",)
 MANIFEST = "manifest.json"
