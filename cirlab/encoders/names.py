@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from huggingface_hub import constants, get_session, is_offline_mode
 from safetensors import SafetensorError
 
 from cirlab.errors import UserError
@@ -15,6 +17,10 @@ ZOO = Path(__file__).parent.parent / "zoo"
 ZOO_PREFIX = "zoo:"
 #: What torch and transformers say of weights that another configuration belongs to.
 _MISMATCHES = ("size mismatch", "loading state_dict", "ignore_mismatched_sizes")
+#: Seconds in which a connection to the hub must stand, as huggingface_hub itself asks for.
+_CONNECT_SECONDS = 10.0
+#: Seconds between the two times that the hub is looked for: a name server may fail once.
+_PAUSE = 1.0
 
 
 def resolve_folder(name: str) -> str:
@@ -36,6 +42,8 @@ def resolve_folder(name: str) -> str:
 def weights_or_sentence(name: str, key: str) -> Iterator[None]:
     """Turn a library's many ways of failing to find weights into one sentence.
 
+    Without a network the hub's cache alone is searched, at once.
+
     Args:
         name: what was asked for.
         key: the YAML key that names it.
@@ -45,7 +53,8 @@ def weights_or_sentence(name: str, key: str) -> Iterator[None]:
             and cannot be read, or do not fit their configuration.
     """
     try:
-        yield
+        with _cache_alone_if_unreachable(name):
+            yield
     except (UserError, torch.OutOfMemoryError):
         raise
     except ImportError as error:
@@ -71,9 +80,52 @@ def _trouble(name: str, key: str, reason: str) -> str:
             "do not fit the configuration beside them: their shapes or names differ from the "
             "model's that it describes; take both from the same model"
         )
-    if name.startswith(ZOO_PREFIX) or Path(name.rpartition(":")[2]).is_dir():
+    if _is_here(name):
         return f"lie in a local folder but cannot be read; copy them again, or set {key} to another"
     return (
         "are neither in a local folder nor reachable on a hub: download them on a machine with a "
         f"network and set {key} to their folder"
     )
+
+
+def _is_here(name: str) -> bool:
+    """Whether a name stands for a folder of this machine."""
+    return name.startswith(ZOO_PREFIX) or Path(name.rpartition(":")[2]).is_dir()
+
+
+@contextmanager
+def _cache_alone_if_unreachable(name: str) -> Iterator[None]:
+    """Within the block huggingface_hub is offline if its hub cannot be reached.
+
+    It would otherwise ask six times for each file that is not in its cache, which takes half a
+    minute on a machine without a network, and tells of every time.
+    """
+    if is_offline_mode() or _is_here(name) or _hub_is_reachable():
+        yield
+        return
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = False
+
+
+def _hub_is_reachable() -> bool:
+    """Whether a connection can be made, with the proxies and certificates of the hub's client.
+
+    What comes back does not matter, nor how long it takes.
+    """
+    for pause in (_PAUSE, 0.0):
+        try:
+            get_session().head(constants.ENDPOINT, timeout=_CONNECT_SECONDS)
+        # The library beneath that client is another one in other versions; its names are the same.
+        except Exception as error:
+            kinds = {kind.__name__ for kind in type(error).__mro__}
+            if "ConnectTimeout" in kinds:
+                return False
+            if "ConnectError" not in kinds:
+                return True
+            time.sleep(pause)
+        else:
+            return True
+    return False
