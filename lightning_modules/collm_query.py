@@ -47,9 +47,11 @@ PLACEHOLDER = "{placeholder}"  # where the picture stands, one token
 @torch.inference_mode()
 def embed_query(image=None, text=None):
     """A PIL image, a text, or an image and how it is to change, to a unit vector (1, {dim})."""
+    if image is None and not text:
+        raise ValueError("embed_query takes an image, a text, or both")
     prompt = {start}
     prompt += f" Image: {{PLACEHOLDER}}" if image is not None else ""
-    prompt += f" Text: {{text}}" if text is not None else ""
+    prompt += f" Text: {{text}}" if text else ""
     ids = tokens(prompt)
     picture = ids == tokenizer.convert_tokens_to_ids(PLACEHOLDER)
     embedded = llm.get_input_embeddings()(ids.masked_fill(picture, 0))

@@ -82,8 +82,10 @@ def test_collm_without_this_repository(
     folder = export(collm(folders, WAYS[name]), path, tmp_path / "out", merged)
     card = run_card(folder, monkeypatch)
     for image, text in ((True, True), (True, False), (False, True)):
-        vector = card["embed_query"](PICTURE if image else None, TEXT if text else None)
+        vector = card["embed_query"](PICTURE if image else None, TEXT if text else "")
         assert (vector - asked(trained, image=image, text=text)).abs().max() < 1e-5
+    with pytest.raises(ValueError, match=r"^embed_query takes an image, a text, or both$"):
+        card["embed_query"]()
     inputs = trained.image_collator()([DecodedImage("red", PICTURE)])
     assert (card["embed_image"](PICTURE) - trained.encode_images(inputs)).abs().max() < 1e-5
 

@@ -43,13 +43,13 @@ def instructcir(folder: Path, **options: Any) -> InstructCIR:
     return InstructCIR(MLLMSettings(str(folder), max_length=128, **options))
 
 
-def compare(trained: InstructCIR, card: dict[str, Any]) -> None:
+def compare(trained: InstructCIR, card: dict[str, Any], words: str = TEXT) -> None:
     """Gallery images and every kind of query."""
     image = DecodedImage("red", PICTURE)
     with torch.no_grad():
         gallery = trained.encode_images(trained.image_collator()([image]))
         assert (card["embed"](PICTURE) - gallery).abs().max() < 1e-5
-        for picture, text in ((image, TEXT), (None, TEXT), (image, "")):
+        for picture, text in ((image, words), (None, words), (image, "")):
             query = Query("q", text, targets=("red",), image=picture)
             vector = trained.encode_queries(trained.query_collator()([query]))
             found = card["embed"](PICTURE if picture else None, text)
@@ -77,6 +77,21 @@ def test_every_way_of_training(
     compare(trained, run_card(folder, monkeypatch))
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_words_that_look_like_tokens(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    """Like a picture's, like the template's, and like the end of a message."""
+    trained = instructcir(folders[layout], frozen=True, tune_connector=True)
+    path = learned(trained, tmp_path / "best.ckpt")
+    assert trained.llm is not None
+    special = sorted(trained.llm.processor.tokenizer.all_special_tokens)
+    again = instructcir(folders[layout], frozen=True, tune_connector=True)
+    card = run_card(export(again, path, tmp_path / "out", False), monkeypatch)
+    assert {"<image>", "<|image_pad|>"} & set(special)
+    compare(trained, card, f"a {' '.join(special)} of {TEXT}")
+
+
 @pytest.mark.parametrize("merged", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS[1:])
 def test_every_layout(
@@ -90,6 +105,33 @@ def test_every_layout(
     path = learned(trained, tmp_path / "best.ckpt")
     folder = export(instructcir(folders[layout], lora=LORA), path, tmp_path / "out", merged)
     compare(trained, run_card(folder, monkeypatch))
+
+
+@pytest.mark.parametrize("words", [f"{TEXT} " * 90, "\u2603" * 90, f"<image> {TEXT} " * 40])
+def test_words_too_many_are_cut_as_in_training(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    trained = instructcir(folders["llava-llama"], lora=LORA, long_text="cut")
+    path = learned(trained, tmp_path / "best.ckpt")
+    again = instructcir(folders["llava-llama"], lora=LORA, long_text="cut")
+    card = run_card(export(again, path, tmp_path / "out", False), monkeypatch)
+    compare(trained, card, words)
+    assert card["read"](None, words)["input_ids"].shape[1] <= 128
+
+
+def test_what_the_card_refuses(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = instructcir(folders["llava-llama"], lora=LORA)
+    path = learned(trained, tmp_path / "best.ckpt")
+    again = instructcir(folders["llava-llama"], lora=LORA)
+    card = run_card(export(again, path, tmp_path / "out", False), monkeypatch)
+    for arguments in ((), (None, "")):
+        with pytest.raises(ValueError, match=r"^embed takes an image, a text, or both$"):
+            card["embed"](*arguments)
+    for picture in (PICTURE, None):
+        with pytest.raises(ValueError, match=r"^\d+ tokens above 128, picture included: 'make it"):
+            card["embed"](picture, f"{TEXT} " * 90)
 
 
 def test_what_lies_there(folders: dict[str, Path], tmp_path: Path) -> None:
