@@ -23,6 +23,9 @@ IMAGE_MARK = "<image>"
 #: Stands for the query's or caption's words in a prompt.
 TEXT_MARK = "{text}"
 
+#: Characters of a prompt or text in an error message.
+_SHOWN = 100
+
 #: What is done with a text that makes its prompt longer than the limit.
 LongText = Literal["refuse", "cut"]
 
@@ -106,11 +109,7 @@ class MLLMProcessor:
             return inputs, 0
         if self.long_text == "refuse":
             worst = max(range(len(prompts)), key=excess.__getitem__)
-            raise UserError(
-                f"a prompt has {lengths[worst]} tokens with its picture, more than llm.max_length "
-                f"{self.max_length}: {prompts[worst].text[:60]!r}; raise llm.max_length up to the "
-                "model's own limit, or set llm.long_text to cut"
-            )
+            raise self._too_long(prompts[worst], lengths[worst])
         shorter = [self._shorter(*row) for row in zip(prompts, excess, strict=True)]
         inputs, _ = self.tensors(shorter)
         return inputs, sum(over > 0 for over in excess)
@@ -172,16 +171,35 @@ class MLLMProcessor:
             return prompt
         ids = self.tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
         if excess >= len(ids):
-            raise UserError(
-                f"the prompt {prompt.template!r} has more tokens with its picture than "
-                f"llm.max_length {self.max_length}, even without its text; raise llm.max_length, "
-                "or make pictures smaller (llm.processor_options)"
-            )
+            raise self._too_long(prompt, self.max_length + excess)
         shorter = str(self.tokenizer.decode(ids[:-excess], skip_special_tokens=True))
         # Another cut of the words may have as many tokens as before.
         if len(shorter) >= len(prompt.text):
             shorter = prompt.text[: -max(1, excess)]
         return prompt.with_text(shorter)
+
+    def _too_long(self, prompt: Prompt, length: int) -> UserError:
+        """What to do about a prompt of so many tokens."""
+        limit, pictured = self.max_length, " with its picture" if prompt.image is not None else ""
+        bare = int(self._tensors([prompt.with_text("")])["attention_mask"].sum())
+        # A text of no words at all would be another question.
+        least = bare + bool(prompt.text)
+        if self.long_text == "refuse" and least <= limit:
+            return UserError(
+                f"the prompt {_shown(prompt.template)} has {length} tokens{pictured} and the text "
+                f"{_shown(prompt.text)}, more than llm.max_length {limit}; raise llm.max_length "
+                f"to at least {length}, or set llm.long_text to cut"
+            )
+        least = length if self.long_text == "refuse" else max(least, limit + 1)
+        wordless = " before any text" if TEXT_MARK in prompt.template else ""
+        smaller = (
+            ", or make pictures smaller (llm.processor_options) if the model takes smaller ones"
+        )
+        return UserError(
+            f"the prompt {_shown(prompt.template)} has {bare} tokens{pictured}{wordless}, too many "
+            f"for llm.max_length {limit}; raise llm.max_length to at least {least}"
+            f"{smaller if pictured else ''}"
+        )
 
 
 def content(prompt: Prompt) -> list[dict[str, Any]]:
@@ -194,6 +212,11 @@ def content(prompt: Prompt) -> list[dict[str, Any]]:
         elif piece:
             parts.append({"type": "text", "text": piece.replace(TEXT_MARK, prompt.text)})
     return parts
+
+
+def _shown(text: str) -> str:
+    """As it is written, and not too long for a sentence."""
+    return repr(text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}...")
 
 
 def _runs(order: Sequence[int], kinds: Sequence[bool], size: int) -> list[list[int]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -207,8 +209,14 @@ def test_a_prompt_needs_a_mark_for_its_picture() -> None:
 
 def test_a_long_prompt_is_refused_or_loses_words_but_never_its_picture(llava: Path) -> None:
     long = Prompt(COMPOSED, "a red circle " * 40, picture(0))
-    with pytest.raises(UserError, match=r"more than llm\.max_length 60: 'a red circle"):
-        mllm(llava, max_length=60).processor([long])
+    refusing = mllm(llava, max_length=60).processor
+    with pytest.raises(UserError, match=r"'<image>Mod.* the text 'a red circle .* to cut$") as told:
+        refusing([long])
+    # What it says is just enough.
+    needed = int(re.search(r"at least (\d+)", str(told.value))[1])
+    assert replace(refusing, max_length=needed)([long])["cut"] == 0
+    with pytest.raises(UserError, match=f"llm.max_length {needed - 1}"):
+        replace(refusing, max_length=needed - 1)([long])
     cutting = mllm(llava, max_length=60, long_text="cut").processor
     short = Prompt(COMPOSED, "a green square", picture(1))
     (group,) = cutting([long, short])["groups"]
@@ -221,10 +229,31 @@ def test_a_long_prompt_is_refused_or_loses_words_but_never_its_picture(llava: Pa
     assert group["input_ids"][-1, -len(end["input_ids"]) :].tolist() == end["input_ids"]
 
 
-def test_a_picture_that_alone_is_too_long_is_refused(llava: Path) -> None:
-    processor = mllm(llava, max_length=8, long_text="cut").processor
-    with pytest.raises(UserError, match="even without its text"):
-        processor([Prompt(COMPOSED, "a red circle", picture(0))])
+@pytest.mark.parametrize("long_text", ["refuse", "cut"])
+@pytest.mark.parametrize(
+    ("template", "text", "has"),
+    [
+        ("<image>Describe this image in one word:", "", "tokens with its picture, too many"),
+        (COMPOSED, "a red circle", "tokens with its picture before any text, too many"),
+        ("Describe {text} at some length:", "a red circle", "tokens before any text, too many"),
+    ],
+)
+def test_a_prompt_too_long_without_its_words_says_how_long_it_must_be(
+    llava: Path, long_text: str, template: str, text: str, has: str
+) -> None:
+    processor = mllm(llava, max_length=8, long_text=long_text).processor
+    prompt = Prompt(template, text, picture(0) if "<image>" in template else None)
+    with pytest.raises(UserError, match=re.escape(repr(template))) as told:
+        processor([prompt])
+    said = str(told.value)
+    assert f"{has} for llm.max_length 8" in said and "to cut" not in said
+    assert ("make pictures smaller" in said) == (prompt.image is not None)
+    needed = int(re.search(r"at least (\d+)", said)[1])
+    assert int(replace(processor, max_length=needed)([prompt])["cut"]) == (
+        long_text == "cut" and bool(text)
+    )
+    with pytest.raises(UserError, match=f"at least {needed}"):
+        replace(processor, max_length=needed - 1)([prompt])
 
 
 def test_max_length_is_held_to_the_models_own(llava: Path) -> None:
