@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from cirlab.checkpoints import is_checkpoint, is_in_parts, read_checkpoint, remove_parts
@@ -154,22 +157,50 @@ class BestCheckpoint(ModelCheckpoint):
         """Refuse a metric that no benchmark of this run will have.
 
         Raises:
-            UserError: the monitor names another benchmark, or a metric it does not have.
+            UserError: the monitor names another benchmark, or a metric it does not have, or leaves
+                out the `val/` before its name.
         """
         super().setup(trainer, pl_module, stage)
         data = getattr(trainer, "datamodule", None)
         benchmarks = {benchmark.name: benchmark for benchmark in getattr(data, "benchmarks", [])}
         kind, *rest = (self.monitor or "").split("/")
-        if stage != "fit" or kind != "val":
+        if stage != "fit":
+            return
+        if kind in benchmarks:
+            raise UserError(f"{self._given}, which is logged as val/{self.monitor}; set it to that")
+        if kind != "val":
             return
         if rest[0] not in benchmarks:
             raise UserError(
-                f"best_checkpoint monitors {self.monitor}, but the benchmarks of this run are "
+                f"{self._given}, but the benchmarks of this run are "
                 f"{', '.join(benchmarks) or 'none'}; name one of them as val/<benchmark>/<metric>"
             )
         names = benchmarks[rest[0]].metric_names()
         if rest[-1] not in names:
             raise UserError(
-                f"best_checkpoint monitors {self.monitor}, but the metrics of {rest[0]} are "
-                f"{', '.join(names)}; name one of them as val/{rest[0]}/<metric>"
+                f"{self._given}, but the metrics of {rest[0]} are {', '.join(names)}; name one of "
+                f"them as val/{rest[0]}/<metric>"
             )
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        with self._known(trainer):
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        with self._known(trainer):
+            super().on_validation_end(trainer, pl_module)
+
+    @contextmanager
+    def _known(self, trainer: L.Trainer) -> Iterator[None]:
+        """One sentence where nothing of the monitor's name was logged."""
+        try:
+            yield
+        except MisconfigurationException as error:
+            raise UserError(
+                f"{self._given}, but this run logs {', '.join(sorted(trainer.callback_metrics))}; "
+                "name one of these, or set it to null to keep the last checkpoint alone"
+            ) from error
+
+    @property
+    def _given(self) -> str:
+        return f"--best_checkpoint.init_args.monitor is {self.monitor}"

@@ -76,7 +76,11 @@ def refused(caplog: pytest.LogCaptureFixture, config: Path, *options: str) -> st
         ),
         (
             {"data": {"init_args": {"benchmarks": []}}},
-            rf"monitors val/{BENCHMARK}/recall_at_10, but the benchmarks of this run are none",
+            rf"monitor is val/{BENCHMARK}/recall_at_10, but the benchmarks of this run are none",
+        ),
+        (
+            {"best_checkpoint": {"init_args": {"monitor": f"{BENCHMARK}/recall_at_1"}}},
+            rf"--best_checkpoint\.init_args\.monitor is {BENCHMARK}/recall_at_1, .* to that$",
         ),
         (
             {"best_checkpoint": {"init_args": {"monitor": f"val/{BENCHMARK}/recall_at_3"}}},

@@ -99,8 +99,23 @@ def test_the_last_checkpoint_is_one_file_and_holds_the_end(tmp_path: Path) -> No
 
 
 def test_a_metric_that_no_benchmark_has_is_refused_before_training(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"monitors val/wrld/recall_at_1, .* are none"):
+    with pytest.raises(UserError, match=r"monitor is val/wrld/recall_at_1, .* are none"):
         fit(tmp_path, BestCheckpoint(monitor="val/wrld/recall_at_1"))
+
+
+class TrainMetric(L.Callback):
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.log("train/loss", 1.0)
+
+
+def test_a_metric_that_nothing_logs_is_told_with_those_that_are(tmp_path: Path) -> None:
+    """At the first validation: what a method of one's own logs is not known before."""
+    with pytest.raises(UserError) as caught:
+        fit(tmp_path, BestCheckpoint(monitor="val_loss"), TrainMetric())
+    assert str(caught.value) == (
+        "--best_checkpoint.init_args.monitor is val_loss, but this run logs train/loss; name one "
+        "of these, or set it to null to keep the last checkpoint alone"
+    )
 
 
 def test_no_metric_keeps_no_best_checkpoint(tmp_path: Path) -> None:
