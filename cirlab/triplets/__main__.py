@@ -2,7 +2,8 @@
 
 An instruction LLM invents a change to each caption, as InstructCIR's second stage learns from. A
 run that was stopped goes on where it was when it is started again. Answers that are of no use are
-kept in FILE.set_aside.jsonl with the reason.
+kept in FILE.set_aside.jsonl with the reason. Lines of a batch are written together, so that
+triplets stand in another order than captions; "pair" tells which caption each is of.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from rich.console import Console
 from cirlab.encoders.adapters import FourBit
 from cirlab.encoders.llm import Dtype
 from cirlab.errors import UserError
-from cirlab.triplets.building import Building, Summary, build, progress_bar
+from cirlab.triplets.building import Building, Summary, build, check_beforehand, progress_bar
 from cirlab.triplets.captions import read_captions
 from cirlab.triplets.llm import Decoding, InstructionLLM
 from cirlab.triplets.prompt import NAMED, read_prompt
@@ -45,6 +46,7 @@ def run(options: argparse.Namespace, console: Console) -> Summary:
     captions = read_captions(options.pairs)
     if options.images is not None:
         captions.check_images(options.images)
+    check_beforehand(captions, options.model, options.output, how)
     llm = InstructionLLM(
         options.model,
         dtype=options.dtype,

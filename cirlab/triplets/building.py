@@ -6,7 +6,7 @@ what it leads to. No target picture is needed, so any image-caption data become 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import monotonic
@@ -25,7 +25,7 @@ from rich.progress import (
 from cirlab.errors import UserError
 from cirlab.triplets.answers import AnswerReader, Change, Reason
 from cirlab.triplets.captions import Captions
-from cirlab.triplets.files import Outcome, Tally, TripletFiles
+from cirlab.triplets.files import Outcome, Tally, TripletFiles, check_output
 from cirlab.triplets.llm import Answerer, Decoding
 from cirlab.triplets.prompt import Message, TripletPrompt
 
@@ -66,9 +66,16 @@ class Building:
                 "answer would come again"
             )
 
-    def settings(self) -> dict[str, Any]:
-        """What decides the answers."""
-        return {name: value for name, value in asdict(self).items() if name != "batch_size"}
+    def settings(self, model: Mapping[str, Any], captions: Captions) -> dict[str, Any]:
+        """What decides the answers.
+
+        Args:
+            model: its identity, or what is known of it.
+            captions: what it is asked about.
+        """
+        own = {name: value for name, value in asdict(self).items() if name != "batch_size"}
+        pairs = {"count": len(captions), "digest": captions.digest()}
+        return {"model": model, "pairs": pairs, **own}
 
 
 @dataclass(frozen=True)
@@ -88,13 +95,31 @@ class Summary:
     def lines(self, path: Path) -> Iterator[str]:
         """What a person wants to know."""
         aside = self.tally.set_aside
-        yield f"{self.tally.made:,} triplets in {path}"
-        yield f"{aside.total():,} of {self.tally.total:,} answers set aside"
+        yield f"{_counted(self.tally.made, 'triplet')} in {path}"
+        yield f"{aside.total():,} of {_counted(self.tally.total, 'answer')} set aside"
         for reason, count in aside.most_common():
-            yield f"  {count:,} {reason}"
+            yield f"  {reason}: {count:,}"
         if self.asked:
             rate = self.asked / max(self.seconds, 1e-9)
-            yield f"{self.asked:,} captions in {self.seconds:,.0f} s, {rate:,.2f} a second"
+            asked = _counted(self.asked, "caption")
+            yield f"{asked} in {_duration(self.seconds)}, {rate:,.2f} a second"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:,.0f} s" if seconds >= 10 else f"{max(seconds, 0.01):.2g} s"
+
+
+def check_beforehand(captions: Captions, model: str, path: Path, how: Building) -> None:
+    """Refuse what `build` would refuse, before the model of this name is loaded.
+
+    Raises:
+        UserError: `path` cannot be written, or there is something else.
+    """
+    check_output(path, how.settings({"name": model}, captions))
 
 
 def build(
@@ -114,14 +139,10 @@ def build(
         progress: shows how far it is; None shows nothing.
 
     Raises:
-        UserError: there is something else at `path`.
+        UserError: `path` cannot be written, or there is something else.
     """
     how = how or Building()
-    settings = {
-        "model": llm.identity(),
-        "pairs": {"count": len(captions), "digest": captions.digest()},
-        **how.settings(),
-    }
+    settings = how.settings(llm.identity(), captions)
     asker = _Asker(llm, how)
     with TripletFiles(path, len(captions), settings) as files:
         begun, before = monotonic(), files.tally.total

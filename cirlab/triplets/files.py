@@ -13,9 +13,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -24,12 +25,14 @@ from typing import Any
 
 from cirlab.errors import UserError
 from cirlab.reading.atomic import whole_file
-from cirlab.reading.jsonl import JsonLines, shown
+from cirlab.reading.jsonl import JsonLines
 from cirlab.triplets.answers import Change, Reason
 from cirlab.triplets.captions import Captioned
 
 #: Bytes that are read at once from a file's end.
 _PIECE = 1 << 16
+#: Characters of a setting in an error message; of longer ones a part would look alike.
+_SHOWN = 60
 
 
 @dataclass(frozen=True)
@@ -67,30 +70,25 @@ class TripletFiles:
         settings: what decides the answers, as JSON keeps it.
 
     Raises:
-        UserError: the path has another suffix, another process writes there, or what is there was
-            made with other settings or by something else.
+        UserError: the path has another suffix or cannot be written, another process writes there,
+            or what is there was made with other settings or by something else.
     """
 
     def __init__(self, path: Path, pairs: int, settings: Mapping[str, Any]) -> None:
-        if path.suffix != ".jsonl":
-            raise UserError(f"the output {path} must end in .jsonl; rename it")
-        self.path = path
-        self.aside = path.with_suffix(".set_aside.jsonl")
-        self.settings = path.with_suffix(".settings.json")
+        self.path, self.aside, self.settings = _names(path)
         self.done = bytearray(pairs)
         self.tally = Tally()
-        self._open = ExitStack()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = self._hold()
-        try:
-            self._check_settings(settings)
+        with ExitStack() as held, _told(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = held.enter_context(_appending(self.path))
+            _lock(file, path)
+            if not _is_begun(path, settings):
+                self._keep(settings)
             for kept in (self.path, self.aside):
                 _drop_torn_line(kept)
                 self._count(kept)
-            self._files = file, self._open.enter_context(_appending(self.aside))
-        except BaseException:
-            self._open.close()
-            raise
+            self._files = file, held.enter_context(_appending(self.aside))
+            self._open = held.pop_all()
 
     def __enter__(self) -> TripletFiles:
         return self
@@ -119,34 +117,13 @@ class TripletFiles:
             else:
                 self.tally.set_aside[outcome.found.value] += 1
                 aside += _line(row | {"reason": outcome.found, "answers": outcome.answers})
-        for file, lines in zip(self._files, (made, aside), strict=True):
-            _write_all(file, lines)
+        with _told(self.path):
+            for file, lines in zip(self._files, (made, aside), strict=True):
+                _write_all(file, lines)
 
-    def _hold(self) -> FileIO:
-        """The triplets' file, which the operating system lets go of however the process ends."""
-        file = self._open.enter_context(_appending(self.path))
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._open.close()
-            raise UserError(
-                f"another process writes to {self.path}; wait for it, or choose another output"
-            ) from error
-        return file
-
-    def _check_settings(self, settings: Mapping[str, Any]) -> None:
-        wanted = json.loads(json.dumps(settings))
-        if self.settings.is_file():
-            _refuse_other(json.loads(self.settings.read_bytes()), wanted, self.path)
-            return
-        for file in (self.path, self.aside):
-            if file.is_file() and file.stat().st_size:
-                raise UserError(
-                    f"{file} is there, but not {self.settings.name}, which tells what made it; "
-                    "choose another output"
-                )
+    def _keep(self, settings: Mapping[str, Any]) -> None:
         with whole_file(self.settings) as unfinished:
-            unfinished.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+            unfinished.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     def _count(self, path: Path) -> None:
         if not path.is_file():
@@ -164,15 +141,97 @@ class TripletFiles:
                 self.tally.set_aside[row.text("reason")] += 1
 
 
-def _refuse_other(kept: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
-    """Refuse to continue what other settings have begun."""
-    for name in sorted({*kept, *wanted}):
-        if kept.get(name) != wanted.get(name):
-            raise UserError(
-                f"{path} was begun with another {name}: {shown(kept.get(name))}, now "
-                f"{shown(wanted.get(name))}; choose another output, or the settings that stand "
-                f"in {path.with_suffix('.settings.json').name}"
-            )
+def check_output(path: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse an output before a model is loaded for it. Nothing is left of the attempt.
+
+    Args:
+        path: of the triplets, as `TripletFiles` takes it.
+        settings: what is known of them by now.
+
+    Raises:
+        UserError: as `TripletFiles`, lines that are malformed aside.
+    """
+    with _told(path):
+        for file in _names(path):
+            if file.exists():
+                with _appending(file) as held:
+                    _lock(held, path)
+            else:
+                folder = next(folder for folder in file.parents if folder.exists())
+                tempfile.TemporaryFile(dir=folder).close()
+        _is_begun(path, settings)
+
+
+def _names(path: Path) -> tuple[Path, Path, Path]:
+    """The files of triplets, of what is set aside, and of the settings."""
+    if path.suffix != ".jsonl":
+        raise UserError(f"the output {path} must end in .jsonl; rename it")
+    return path, path.with_suffix(".set_aside.jsonl"), path.with_suffix(".settings.json")
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What the operating system refuses, in one sentence."""
+    try:
+        yield
+    except OSError as error:
+        # Some other name is one for a moment, which tells nobody anything.
+        at = error.filename if error.filename in map(str, _names(path)) else path
+        raise UserError(
+            f"the output {at} cannot be written ({error.strerror}); choose another output, or see "
+            "to it that files can be written there"
+        ) from error
+
+
+def _lock(file: FileIO, path: Path) -> None:
+    """Hold a file, which the operating system lets go of however the process ends."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(
+            f"another process writes to {path}; wait for it, or choose another output"
+        ) from error
+
+
+def _is_begun(path: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether there is a run to go on with.
+
+    Raises:
+        UserError: it has other settings, or what is there is something else.
+    """
+    *files, record = _names(path)
+    if not record.is_file():
+        for file in files:
+            if file.is_file() and file.stat().st_size:
+                raise UserError(
+                    f"{file} is there, but not {record.name}, which tells what made it; choose "
+                    "another output"
+                )
+        return False
+    try:
+        kept = json.loads(record.read_bytes())
+    except ValueError:
+        kept = None
+    if not isinstance(kept, dict):
+        raise UserError(f"{record} does not hold a run's settings; choose another output")
+    if other := _difference(kept, json.loads(json.dumps(settings))):
+        raise UserError(
+            f"{path} was begun with another {other}; choose another output, or the settings that "
+            f"stand in {record.name}"
+        )
+    return True
+
+
+def _difference(kept: object, wanted: object, *name: str) -> str:
+    """The first setting that is another one, in words; empty where there is none."""
+    if isinstance(kept, dict) and isinstance(wanted, dict):
+        parts = (_difference(kept.get(key), wanted[key], *name, key) for key in wanted)
+        return next(filter(None, parts), "")
+    if kept == wanted:
+        return ""
+    said = " ".join((name[0], *(f"({part})" for part in name[1:])))
+    values = [json.dumps(value, ensure_ascii=False) for value in (kept, wanted)]
+    return said if max(map(len, values)) > _SHOWN else f"{said}: {values[0]}, now {values[1]}"
 
 
 def _appending(path: Path) -> FileIO:

@@ -147,7 +147,7 @@ class InstructionLLM:
     def _ids(self, chat: Sequence[Message]) -> list[int]:
         # A template writes the beginning of the text itself.
         text = _rendered(self.tokenizer, chat, in_parts=self._in_parts)
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
 
     def _configuration(self, decoding: Decoding) -> Any:

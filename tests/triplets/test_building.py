@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import multiprocessing
+import re
 import signal
 import time
 from collections import Counter
@@ -14,11 +15,21 @@ import pytest
 from rich.console import Console
 
 from cirlab.errors import UserError
-from cirlab.triplets.building import WINDOW, Building, Summary, build, progress_bar
+from cirlab.triplets.building import (
+    WINDOW,
+    Building,
+    Summary,
+    build,
+    check_beforehand,
+    progress_bar,
+)
 from cirlab.triplets.captions import Captioned, Captions
+from cirlab.triplets.files import Tally
 from cirlab.triplets.llm import Decoding
-from cirlab.triplets.prompt import TripletPrompt
+from cirlab.triplets.prompt import Example, TripletPrompt
 from tests.triplets.talkers import Script, caption_of, good_answer, mostly_good_answer
+
+EXAMPLES = (Example("a dog", "add a cat to the picture", "a dog and a cat beside it"),)
 
 
 def captions(count: int = 40) -> Captions:
@@ -151,28 +162,37 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("change", "name"),
+    ("change", "other"),
     [
-        ({"prompt": TripletPrompt("Now: {caption}")}, "prompt"),
-        ({"decoding": Decoding(temperature=0.5)}, "decoding"),
-        ({"max_words": 7}, "max_words"),
-        ({"tries": 3}, "tries"),
-        ({"seed": 5}, "seed"),
+        # Of what is long, no part is shown that may look alike.
+        ({"prompt": TripletPrompt("Now: {caption}")}, "prompt (user)"),
+        ({"prompt": TripletPrompt(examples=EXAMPLES)}, "prompt (examples)"),
+        ({"decoding": Decoding(temperature=0.5)}, "decoding (temperature): 0.0, now 0.5"),
+        ({"max_words": 7}, "max_words: 40, now 7"),
+        ({"tries": 3}, "tries: 0, now 3"),
+        ({"seed": 5}, "seed: 0, now 5"),
     ],
 )
-def test_other_settings_do_not_continue(tmp_path: Path, change: dict[str, Any], name: str) -> None:
+def test_other_settings_do_not_continue(tmp_path: Path, change: dict[str, Any], other: str) -> None:
     path = tmp_path / "triplets.jsonl"
     make(path, Script(good_answer))
     before = both(path)
-    with pytest.raises(UserError, match=f"was begun with another {name}: .*choose another output"):
+    says = f"{path} was begun with another {other}; choose another output, or the settings that "
+    with pytest.raises(UserError, match=re.escape(says)):
         make(path, Script(good_answer), **change)
+    how = Building(**({"batch_size": 4} | change))
+    with pytest.raises(UserError, match=re.escape(says)):
+        check_beforehand(captions(), "script", path, how)
     assert both(path) == before
+    check_beforehand(captions(), "script", path, Building(batch_size=9))
+    with pytest.raises(UserError, match=r'another model \(name\): "script", now "other"; choose'):
+        check_beforehand(captions(), "other", path, Building())
 
 
 def test_other_captions_do_not_continue_but_another_batch_size_does(tmp_path: Path) -> None:
     path = tmp_path / "triplets.jsonl"
     make(path, Script(good_answer))
-    with pytest.raises(UserError, match="begun with another pairs"):
+    with pytest.raises(UserError, match=r"begun with another pairs \(count\): 40, now 41;"):
         make(path, Script(good_answer), count=41)
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:10]))
     make(path, Script(good_answer), batch_size=7)
@@ -194,12 +214,57 @@ def test_a_file_of_something_else_is_not_touched(tmp_path: Path) -> None:
         make(tmp_path / "own.jsonl", Script(good_answer))
 
 
+def test_a_record_of_settings_that_is_none_is_refused(tmp_path: Path) -> None:
+    record = tmp_path / "triplets.settings.json"
+    for text in ("", "{", "[1]"):
+        record.write_text(text)
+        with pytest.raises(UserError, match="does not hold a run's settings; choose another"):
+            make(tmp_path / "triplets.jsonl", Script(good_answer))
+        assert record.read_text() == text
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.set_aside.jsonl", "a.settings.json", ".", "file"])
+def test_an_output_that_cannot_be_written_is_refused_beforehand(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "a.jsonl" if name == "file" else tmp_path / "a.jsonl"
+    if name == ".":
+        path = tmp_path / f"{'a' * 300}.jsonl"
+    elif name != "file":
+        (tmp_path / name).mkdir()
+    there = sorted(tmp_path.iterdir())
+    at = tmp_path / name if name.startswith("a.") else path
+    says = f"the output {at} cannot be written ("
+    with pytest.raises(UserError, match=re.escape(says)):
+        check_beforehand(captions(), "script", path, Building())
+    assert sorted(tmp_path.iterdir()) == there
+    with pytest.raises(UserError, match=r"a\.jsonl cannot be written \(|\.set_aside\.jsonl cannot"):
+        make(path, Script(good_answer))
+
+
+def test_looking_beforehand_leaves_nothing(tmp_path: Path) -> None:
+    check_beforehand(captions(), "script", tmp_path / "new" / "a.jsonl", Building())
+    assert not list(tmp_path.iterdir())
+    make(tmp_path / "a.jsonl", Script(mostly_good_answer))
+    before = both(tmp_path / "a.jsonl")
+    check_beforehand(captions(), "script", tmp_path / "a.jsonl", Building())
+    assert both(tmp_path / "a.jsonl") == before
+
+
+def test_a_full_disk_is_told_in_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"cannot be written \(No space left on device"):
+        make(path, Script(good_answer))
+
+
 def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
     path = tmp_path / "triplets.jsonl"
 
     def say(caption: str, asked_before: int) -> str:
         with pytest.raises(UserError, match="another process writes"):
             make(path, Script(good_answer))
+        with pytest.raises(UserError, match="another process writes"):
+            check_beforehand(captions(2), "script", path, Building())
         return good_answer(caption)
 
     assert make(path, Script(say), count=2).tally.made == 2
@@ -234,5 +299,20 @@ def test_bar_and_summary_tell_what_was_made_and_set_aside(tmp_path: Path) -> Non
     assert "40/40" in shown.getvalue() and f"{made} made, {aside} set aside" in shown.getvalue()
     text = "\n".join(summary.lines(path))
     assert f"{made} triplets in {path}" in text
-    assert f"{aside} of 40 answers set aside\n  {aside} no JSON object" in text
+    assert f"{aside} of 40 answers set aside\n  no JSON object: {aside}" in text
     assert "40 captions in" in text and "a second" in text
+
+
+def test_the_summary_counts_in_plain_words() -> None:
+    one = Summary(Tally(made=1), asked=1, seconds=0.04)
+    assert list(one.lines(Path("a.jsonl"))) == [
+        "1 triplet in a.jsonl",
+        "0 of 1 answer set aside",
+        "1 caption in 0.04 s, 25.00 a second",
+    ]
+    many = Summary(Tally(made=2000), asked=1000, seconds=12.4)
+    assert list(many.lines(Path("a.jsonl"))) == [
+        "2,000 triplets in a.jsonl",
+        "0 of 2,000 answers set aside",
+        "1,000 captions in 12 s, 80.65 a second",
+    ]

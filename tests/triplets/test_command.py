@@ -67,6 +67,16 @@ def test_a_killed_command_goes_on_to_the_files_of_an_undisturbed_one(
     assert aside(killed).read_bytes() == aside(whole).read_bytes()
 
 
+def test_the_output_is_looked_at_before_the_model(
+    options: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "folder.jsonl").mkdir()
+    output = str(tmp_path / "folder.jsonl")
+    assert main([*options, "--output", output, "--model", "zoo:none"]) == 2
+    (record,) = [r for r in caplog.records if r.levelname == "ERROR"]
+    assert f"the output {output} cannot be written (Is a directory" in record.getMessage()
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
