@@ -103,6 +103,46 @@ def test_what_is_there_is_not_overwritten(parts: tuple[Path, Path], folder: Path
         assemble(str(parts[0]), str(parts[1]), folder)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"vision": "zoo:tiny_clip"}, "zoo:tiny_clip (--vision) is a model of open_clip; name a"),
+        ({"vision": "hf-hub:org/model"}, "hf-hub:org/model (--vision) is a model of open_clip"),
+        ({"vision": "zoo:tiny_llm"}, "zoo:tiny_llm (--vision) is a mistral; name a CLIP in transf"),
+        ({"language": "zoo:tiny_mllm"}, "zoo:tiny_mllm (--language) is a llava; name a causal"),
+    ],
+)
+def test_parts_of_another_kind_are_told_from_broken_ones(
+    parts: tuple[Path, Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    wrong: dict[str, str],
+    says: str,
+) -> None:
+    given = {"vision": str(parts[0]), "language": str(parts[1]), "output": str(tmp_path / "made")}
+    options = [word for name, value in (given | wrong).items() for word in (f"--{name}", value)]
+    assert main(options) == 2
+    (record,) = [r for r in caplog.records if r.levelname == "ERROR"]
+    assert says in record.getMessage()
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_read(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"made \(--output\) cannot be written \(.*; name another"):
+        assemble("nowhere/clip", "nowhere/llm", tmp_path / "file" / "made")
+
+
+def test_help_shows_a_whole_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    command = "python -m cirlab.encoders.llava --vision openai/clip-vit-large-patch14 \\\n"
+    assert f"    {command}        --language microsoft/Phi-3.5-mini-instruct --output " in shown
+
+
 def test_a_model_without_chat_template_is_refused(
     parts: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
