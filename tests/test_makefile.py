@@ -15,9 +15,12 @@ ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 
-def make(*args: str) -> subprocess.CompletedProcess[str]:
+NAMES = "EXP ARGS RESUME CKPT OUT MERGED PAIRS LLM BENCH ROOT EXPS".split()
+
+
+def make(*args: str, **shell: str) -> subprocess.CompletedProcess[str]:
     # As many targets call make themselves, its own variables must not leak into this one.
-    environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
+    environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", **shell}
     command = ["make", "--no-print-directory", *args]
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
@@ -44,10 +47,16 @@ def test_a_wrong_experiment_lists_those_that_exist(target: str, name: str) -> No
     assert (name or "EXP is not set") in shown.stderr
 
 
+@pytest.mark.parametrize("name", ["collm clip", "%", "coll%"])
+def test_an_experiment_is_one_name_as_it_stands(name: str) -> None:
+    shown = make("train", f"EXP={name}")
+    assert shown.returncode == 2 and f"there is no experiment '{name}'" in shown.stderr
+
+
 def test_what_train_and_validate_call() -> None:
     options = ["--dry-run", "EXP=collm", "ARGS=--trainer.max_epochs 1"]
     call = "-m cirlab fit -c experiments/collm.yaml"
-    assert f"{call}  --trainer.max_epochs 1" in make("train", *options).stdout
+    assert f"{call} --trainer.max_epochs 1\n" in make("train", *options).stdout
     resumed = make("train", "RESUME=1", *options).stdout
     assert f"{call} --resume true --trainer.max_epochs 1" in resumed
     checked = make("validate", "CKPT=a.ckpt", *options).stdout
@@ -60,7 +69,7 @@ def test_what_export_calls() -> None:
     assert call in plain
     assert not any(option in plain for option in ("--ckpt_path", "--output", "--merged"))
     options = ["EXP=collm", "CKPT=a.ckpt", "OUT=a b", "MERGED=1", "ARGS=--overwrite true"]
-    called = " ".join(make("export", "--dry-run", *options).stdout.replace("\\\n", " ").split())
+    called = make("export", "--dry-run", *options).stdout
     assert call + ' --ckpt_path "a.ckpt" --output "a b" --merged true --overwrite true' in called
 
 
@@ -92,3 +101,42 @@ def test_what_triplets_calls_and_needs() -> None:
         shown = make("triplets", *given[:number], *given[number + 1 :])
         assert shown.returncode == 2
         assert "triplets need PAIRS=" in shown.stderr
+
+
+CALLS = {
+    "train": ["EXP=collm"],
+    "validate": ["EXP=collm"],
+    "export": ["EXP=collm"],
+    "submission": ["EXP=collm", "BENCH=cirr"],
+    "data-check": [],
+    "triplets": ["PAIRS=a", "LLM=b", "OUT=c"],
+    "compare": [],
+    "dashboard": [],
+    "test": [],
+    "lint": [],
+    "bench": [],
+    "zoo": [],
+}
+
+
+@pytest.mark.parametrize("target", CALLS)
+def test_what_is_shown_are_whole_commands_that_the_shells_variables_do_not_change(
+    target: str,
+) -> None:
+    # As if the environment stood.
+    options = ["--dry-run", "READY=", *CALLS[target]]
+    shown = make(target, *options)
+    assert shown.returncode == 0
+    for line in shown.stdout.splitlines():
+        assert line.split()[0].startswith(".venv/bin/"), line
+        assert line == line.strip() and "  " not in line and not line.endswith("\\")
+    assert make(target, *options, **dict.fromkeys(NAMES, "shells")).stdout == shown.stdout
+
+
+@pytest.mark.parametrize("name", ["EXP", "BENCH", "OUT"])
+def test_what_is_missing_is_not_taken_from_the_shell(name: str) -> None:
+    targets = {"EXP": "train", "BENCH": "submission", "OUT": "triplets"}
+    given = [option for option in CALLS[targets[name]] if not option.startswith(f"{name}=")]
+    shown = make(targets[name], *given, **{name: "cirr" if name == "BENCH" else "collm"})
+    assert shown.returncode == 2
+    assert "is not set" in shown.stderr or "triplets need" in shown.stderr
