@@ -13,9 +13,13 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
 from cirlab.checkpoints import is_checkpoint, is_in_parts, read_checkpoint, remove_parts
 from cirlab.errors import UserError
+
+#: Where a checkpoint holds how far the evaluation of an epoch is.
+_EVALUATED = "epoch_loop.val_loop.batch_progress"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -76,10 +80,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class LastCheckpoint(Checkpoint):
-    """`last.ckpt`, overwritten every few steps, and at the end of training.
+    """`last.ckpt`, overwritten every few steps, around every evaluation, and at the end.
 
-    A checkpoint that falls due where a validation follows waits for the next batch, or for the
-    end of the epoch: Lightning would not repeat the validation when it resumes from there.
+    An evaluation takes long and meets what training has not met. So a checkpoint is written before
+    it, from which a run resumes with the evaluation, and another one after it, with the next batch
+    or at the end of the epoch, from which it resumes behind. Where trainer.max_steps has ended a
+    run, Lightning resumes nothing: evaluate that checkpoint instead.
 
     Args:
         every_n_train_steps: optimiser steps between two checkpoints; what a kill costs at most.
@@ -97,6 +103,7 @@ class LastCheckpoint(Checkpoint):
         self.every_n_train_steps = every_n_train_steps
         self._step = 0
         self._due = False
+        self._evaluation_begins = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._step = trainer.global_step
@@ -112,6 +119,22 @@ class LastCheckpoint(Checkpoint):
         if self._due and not _validation_follows(trainer, index):
             self._save(trainer)
 
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        self._evaluation_begins = True
+        try:
+            self._save(trainer)
+        finally:
+            self._evaluation_begins = False
+        self._due = True
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if self._evaluation_begins:
+            _in_first_batch(checkpoint["loops"]["fit_loop"][_EVALUATED])
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._due:
             self._save(trainer)
@@ -125,6 +148,17 @@ class LastCheckpoint(Checkpoint):
         folder = trainer.log_dir
         if folder is not None and not getattr(trainer, "fast_dev_run", False):
             trainer.save_checkpoint(Path(folder) / "checkpoints" / "last.ckpt")
+
+
+def _in_first_batch(progress: dict[str, Any]) -> None:
+    """Make an evaluation's progress what it is while its first batch is encoded.
+
+    Lightning repeats an evaluation only where it finds this in a checkpoint, and there is no hook
+    at that place: before the first batch it would take the evaluation for done.
+    """
+    for counter in (progress["total"], progress["current"]):
+        counter["ready"] += 1
+        counter["started"] += 1
 
 
 def _validation_follows(trainer: L.Trainer, batch_index: int) -> bool:

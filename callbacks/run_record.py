@@ -71,6 +71,8 @@ class RunRecord(L.Callback):
     # ---- the course of a run ------------------------------------------------------------
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Of a run that resumes in mid-epoch no epoch starts first.
+        self._epoch_started = time.monotonic()
         csv = _logger(trainer, CsvLog)
         if csv is not None and trainer.is_global_zero:
             csv.experiment.keep(self._csv_rows, before_step=trainer.global_step)

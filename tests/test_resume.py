@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +62,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # The last checkpoint lies at a multiple of 3 here: 2 is before the first one, 5 and 14 in
-# mid-epoch, and the validation stands between the epochs, after step 8.
-@pytest.mark.parametrize("place", ["2", "5", "14", "validation"])
+# mid-epoch, and the validation stands between the epochs, after step 8, where another one lies.
+@pytest.mark.parametrize("place", ["2", "5", "14", "validation", "evaluation"])
 def test_an_interrupted_run_continues_exactly(
     place: str, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,6 +94,53 @@ def test_a_checkpoint_at_the_end_of_an_epoch(
     assert main(["fit", "-c", str(config), "--resume", "true"]) == 0
     runs = (tmp_path / folder / "tiny" / "version_0" for folder in ("runs", "whole/runs"))
     assert_same(*runs)
+
+
+@pytest.mark.parametrize("interval", [1.0, 0.5])
+def test_an_evaluation_that_fails_costs_no_training(
+    interval: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The resumed run begins with it, in mid-epoch, too, and ends with the same numbers."""
+    started = time.monotonic()
+    seldom = {
+        "last_checkpoint": {"init_args": {"every_n_train_steps": 100}},
+        "trainer": {**KILLER["trainer"], "max_epochs": 1, "val_check_interval": interval},
+    }
+    workers = {"data": {"init_args": {"num_workers": 1}}}
+    (tmp_path / "whole").mkdir()
+    whole = tiny_experiment(tmp_path / "whole", **workers, **seldom)
+    assert main(["fit", "-c", str(whole)]) == 0
+    config = tiny_experiment(tmp_path, **workers, **seldom)
+    monkeypatch.setenv("KILL_AT", "evaluation")
+    with pytest.raises(Killed):
+        main(["fit", "-c", str(config)])
+    monkeypatch.delenv("KILL_AT")
+    kept = torch.load(last(tmp_path), weights_only=True)["global_step"]
+    assert kept == round(STEPS * interval)
+    assert main(["fit", "-c", str(config), "--resume", "true"]) == 0
+    resumed, undisturbed = (
+        tmp_path / folder / "tiny" / "version_0" for folder in ("runs", "whole/runs")
+    )
+    assert_same(resumed, undisturbed)
+    (seconds,) = json.loads((resumed / "run.json").read_text())["epoch_seconds"]
+    assert 0 <= seconds <= time.monotonic() - started
+
+
+def test_a_kill_behind_an_evaluation_does_not_repeat_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seldom = {"last_checkpoint": {"init_args": {"every_n_train_steps": 100}}}
+    config = write(tmp_path, **seldom)
+    monkeypatch.setenv("KILL_AT", str(STEPS + 1))
+    with pytest.raises(Killed):
+        main(["fit", "-c", str(config)])
+    # Nothing but the evaluation at the end of the second epoch is left to be done.
+    monkeypatch.setenv("KILL_AT", "validation")
+    with pytest.raises(Killed):
+        main(["fit", "-c", str(config), "--resume", "true"])
+    assert torch.load(last(tmp_path), weights_only=True)["global_step"] == STEPS
+    folder = tmp_path / "runs" / "tiny" / "version_0"
+    assert len([row for row in metrics(folder) if row["train/loss"]]) == 2 * STEPS
 
 
 def test_sigkill_in_mid_epoch(

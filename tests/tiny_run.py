@@ -88,8 +88,9 @@ class Killed(BaseException):
 class KillAt(L.Callback):
     """Ends the run where the variable KILL_AT says, if it is set.
 
-    "13": after optimiser step 13. "validation": when a validation begins. With KILL_BY=SIGKILL
-    the whole process ends, otherwise `Killed` is raised.
+    "13": after optimiser step 13. "validation": when a validation begins. "evaluation": when its
+    first batch is encoded. With KILL_BY=SIGKILL the whole process ends, otherwise `Killed` is
+    raised.
     """
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
@@ -98,6 +99,10 @@ class KillAt(L.Callback):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if os.environ.get("KILL_AT") == "validation":
+            self._kill()
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        if os.environ.get("KILL_AT") == "evaluation":
             self._kill()
 
     def _kill(self) -> None:
