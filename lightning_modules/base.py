@@ -7,11 +7,14 @@ encodes: ranking and scoring are the retrieval callback's work (`callbacks.retri
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 
+from cirlab.encoders.mllm import EmbeddingMLLM
+from cirlab.encoders.prompt_length import check_prompts
 from cirlab.records import Image, Item, Query
 from lightning_modules.learner import Inputs, Learner
 
@@ -84,6 +87,45 @@ class RetrievalModule(Learner):
             Shape (P,).
         """
         raise NotImplementedError(f"{type(self).__name__} sets reranks, but has no rerank")
+
+    # ---- prompts and limits -------------------------------------------------------------
+
+    @staticmethod
+    def limits(arguments: Mapping[str, Any]) -> frozenset[str]:
+        """Arguments, dotted, that change nothing but what is refused.
+
+        A run that was refused something goes on, and its checkpoint is evaluated, under others.
+
+        Args:
+            arguments: all of a configuration, for some may count as limits only beside others.
+        """
+        return frozenset()
+
+    def fixed_prompts(self) -> Sequence[str]:
+        """Templates of all prompts of a multimodal LLM, those of evaluations and queries included.
+
+        They are checked before the first step, for an evaluation's prompt that is too long would
+        otherwise be found at the end of an epoch.
+        """
+        return ()
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        self._check_prompts()
+
+    def on_validation_start(self) -> None:
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            self._check_prompts()
+
+    def on_test_start(self) -> None:
+        self._check_prompts()
+
+    def _check_prompts(self) -> None:
+        for part in self.modules():
+            if isinstance(part, EmbeddingMLLM):
+                check_prompts(part.processor, self.fixed_prompts())
+
+    # ---- evaluation ---------------------------------------------------------------------
 
     def validation_step(
         self, batch: Inputs, batch_idx: int, dataloader_idx: int = 0

@@ -11,7 +11,7 @@ through the model.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -139,6 +139,15 @@ class InstructCIR(RetrievalModule):
     def _llm(self) -> EmbeddingMLLM:
         assert self.llm is not None, "configure_model has not run"
         return self.llm
+
+    @staticmethod
+    def limits(arguments: Mapping[str, Any]) -> frozenset[str]:
+        # Where words are cut, vectors depend on how many are left.
+        cuts = arguments["llm"]["long_text"] == "cut"
+        return frozenset() if cuts else frozenset({"llm.max_length"})
+
+    def fixed_prompts(self) -> Sequence[str]:
+        return tuple(asdict(self.prompts).values())
 
     # ---- training -----------------------------------------------------------------------
 

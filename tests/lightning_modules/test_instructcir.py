@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_type_hints
 
+import lightning as L
 import PIL.Image
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, Dataset
 
+import lightning_modules
 from cirlab.encoders.adapters import Lora
 from cirlab.encoders.mllm import MLLMSettings
 from cirlab.encoders.mllm_processor import Prompt
 from cirlab.errors import UserError
 from cirlab.records import CaptionTriplet, DecodedImage, Pair, Query
 from lightning_modules import InstructCIR
+from lightning_modules.base import RetrievalModule
 from lightning_modules.instructcir import Prompts
 from tests.tiny_mllm import write_tiny_mllm
 
@@ -174,3 +178,52 @@ def test_the_records_name_of_a_run_counts_the_hard_negatives(folder: str) -> Non
     assert module.negatives_per_query(8) == 15
     Data.train_record = Pair
     assert module.negatives_per_query(8) == 7
+
+
+class OneEpoch(L.LightningDataModule):
+    """Pairs to learn from, which need no composed prompt, and nothing to evaluate."""
+
+    train_record = Pair
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        assert self.trainer is not None
+        module = self.trainer.lightning_module
+        assert isinstance(module, InstructCIR)
+        return DataLoader(
+            cast("Dataset[Pair]", PAIRS), batch_size=4, collate_fn=module.train_collator()
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(cast("Dataset[Pair]", PAIRS))
+
+
+@pytest.mark.parametrize("subcommand", ["fit", "validate", "test"])
+def test_a_prompt_that_only_evaluations_need_is_checked_before_anything(
+    subcommand: str, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = make(folder)
+    wordy = Prompts(composed=f"{Prompts.composed} {'one word ' * 100}")
+    steps: list[Any] = []
+    for name in ("training_step", "validation_step", "test_step"):
+        monkeypatch.setattr(InstructCIR, name, lambda *a: steps.append(a))
+    monkeypatch.setattr(OneEpoch, "test_dataloader", OneEpoch.val_dataloader, raising=False)
+    module.prompts = wordy
+    options: dict[str, Any] = {"logger": False, "enable_checkpointing": False}
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False}
+    trainer = L.Trainer(accelerator="cpu", max_epochs=1, **options, **quiet)
+    with pytest.raises(UserError, match=r"Modify this image .* too many for llm.max_length 200"):
+        getattr(trainer, subcommand)(module, OneEpoch())
+    assert not steps
+
+
+def test_every_method_over_a_multimodal_llm_names_its_prompts() -> None:
+    methods = [getattr(lightning_modules, name) for name in lightning_modules.__all__]
+    over_mllm = [
+        method
+        for method in methods
+        if issubclass(method, RetrievalModule)
+        and MLLMSettings in get_type_hints(method.__init__).values()
+    ]
+    assert InstructCIR in over_mllm
+    for method in over_mllm:
+        assert method.fixed_prompts is not RetrievalModule.fixed_prompts, method.__name__
