@@ -9,7 +9,7 @@ of one forward of picture and prompt, up to rounding.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -65,10 +65,10 @@ class Prefix:
         layers = tuple((keys.to(device), values.to(device)) for keys, values in self.layers)
         return Prefix(layers, self.mask.to(device), self.following.to(device))
 
-    def rows(self) -> list[Prefix]:
+    def rows(self) -> Iterator[Prefix]:
         """Each picture's own, without padding and in memory of its own."""
-        counts = self.mask.sum(dim=1).tolist()
-        return [self._row(row, count) for row, count in enumerate(counts)]
+        for row, count in enumerate(self.mask.sum(dim=1).tolist()):
+            yield self._row(row, count)
 
     def _row(self, row: int, count: int) -> Prefix:
         def own(states: torch.Tensor) -> torch.Tensor:
@@ -282,13 +282,18 @@ def suffix_ids(processor: MLLMProcessor, template: str, text: str = "") -> torch
     return _halves(processor, template, text)[1]
 
 
+def prefix_ids(processor: MLLMProcessor, template: str) -> torch.Tensor:
+    """Tokens of a prompt up to the last of a small picture. Shape (P,), int64."""
+    return _halves(processor, template)[0]
+
+
 def check_same_prefix(processor: MLLMProcessor, templates: Sequence[str]) -> None:
     """Refuse prompts that do not begin alike up to their pictures.
 
     Raises:
         UserError: it names the first that differs.
     """
-    first, *others = (_halves(processor, template)[0].tolist() for template in templates)
+    first, *others = (prefix_ids(processor, template).tolist() for template in templates)
     for number, begun in enumerate(others, start=1):
         if begun != first:
             raise UserError(
