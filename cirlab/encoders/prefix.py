@@ -16,7 +16,7 @@ from typing import Any
 import PIL.Image
 import torch
 from torch.nn.functional import normalize, pad
-from transformers import Cache, DynamicCache
+from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 from cirlab.encoders.mllm import EmbeddingMLLM
@@ -27,6 +27,8 @@ from cirlab.records import Image
 
 #: Layers whose keys and values a cache holds token by token; others keep a running state.
 KEPT_BY_TOKEN = ("full_attention", "sliding_attention")
+#: Tokens that a prompt behind a picture may have before the prefix is copied for it.
+ROOM = 64
 #: How far apart the vectors of both ways may lie (Euclidean, of unit vectors) in 32 and in fewer
 #: bits. Where tokens of the picture see the prompt, they lie further apart than either.
 CLOSE, CLOSE_IN_16_BITS = 1e-3, 0.1
@@ -37,7 +39,8 @@ class Prefix:
     """What a decoder keeps of some pictures, padded on the left to one length of P tokens.
 
     Attributes:
-        layers: keys and values of each layer. Shape (G, heads, P, dimensions of a head) each.
+        layers: keys and values of each layer, and after P tokens of them room for those of a
+            prompt. Shape (G, heads, P + room, dimensions of a head) each.
         mask: 1 where a token is, 0 where padding. Shape (G, P), int64.
         following: position of the token that comes next. Shape (G,), int64.
     """
@@ -57,7 +60,7 @@ class Prefix:
     @property
     def size(self) -> int:
         """Bytes of its tensors."""
-        kept = [state for layer in self.layers for state in layer]
+        kept = [states for layer in self.layers for states in layer]
         return sum(tensor.nbytes for tensor in (*kept, self.mask, self.following))
 
     def to(self, device: torch.device | str) -> Prefix:
@@ -66,29 +69,24 @@ class Prefix:
         return Prefix(layers, self.mask.to(device), self.following.to(device))
 
     def rows(self) -> Iterator[Prefix]:
-        """Each picture's own, without padding and in memory of its own."""
+        """Each picture's own, in memory of its own, without padding or room."""
         for row, count in enumerate(self.mask.sum(dim=1).tolist()):
-            yield self._row(row, count)
-
-    def _row(self, row: int, count: int) -> Prefix:
-        def own(states: torch.Tensor) -> torch.Tensor:
-            return states[row : row + 1, ..., -count:, :].clone(
-                memory_format=torch.contiguous_format
+            one, tokens = slice(row, row + 1), slice(self.length - count, self.length)
+            layers = tuple(
+                (_copy(keys[one, :, tokens]), _copy(values[one, :, tokens]))
+                for keys, values in self.layers
             )
-
-        layers = tuple((own(keys), own(values)) for keys, values in self.layers)
-        mask = self.mask[row : row + 1, -count:].clone()
-        return Prefix(layers, mask, self.following[row : row + 1].clone())
+            yield Prefix(layers, _copy(self.mask[one, tokens]), _copy(self.following[one]))
 
     @staticmethod
     def join(prefixes: Sequence[Prefix]) -> Prefix:
-        """Those of several groups as one group."""
+        """Those of several groups as one group, with room for a prompt."""
         longest = max(prefix.length for prefix in prefixes)
         missing = [longest - prefix.length for prefix in prefixes]
 
         def joined(states: Sequence[torch.Tensor]) -> torch.Tensor:
-            padded = [pad(s, (0, 0, m, 0)) for s, m in zip(states, missing, strict=True)]
-            return torch.cat(padded)
+            kept = [s[..., : p.length, :] for s, p in zip(states, prefixes, strict=True)]
+            return torch.cat([pad(s, (0, 0, m, ROOM)) for s, m in zip(kept, missing, strict=True)])
 
         layers = tuple(
             (joined([keys for keys, _ in layer]), joined([values for _, values in layer]))
@@ -96,6 +94,54 @@ class Prefix:
         )
         masks = [pad(p.mask, (m, 0)) for p, m in zip(prefixes, missing, strict=True)]
         return Prefix(layers, torch.cat(masks), torch.cat([p.following for p in prefixes]))
+
+
+class _Layer(DynamicLayer):
+    """Keys and values of one layer, in blocks of memory that have room for more.
+
+    Transformers' own is copied as a whole whenever tokens are added: for each prompt, all tokens
+    of the pictures.
+
+    Args:
+        block: keys and values of a prefix, which stay as they are; None begins one.
+        length: tokens of the prefix.
+    """
+
+    def __init__(
+        self, block: tuple[torch.Tensor, torch.Tensor] | None = None, length: int = 0
+    ) -> None:
+        super().__init__()
+        self._block = block
+        if block is not None:
+            self.lazy_initialization(*block)
+            self._show(block, length)
+
+    @property
+    def block(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """With its room."""
+        assert self._block is not None, "the layer has not been computed"
+        return self._block
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        held, count = self.get_seq_length(), key_states.shape[-2]
+        if self._block is None:
+            self.lazy_initialization(key_states, value_states)
+            self._block = _roomy(key_states, ROOM), _roomy(value_states, ROOM)
+            return self._show(self._block, count)
+        if held + count > self._block[0].shape[-2]:
+            self._block = _roomy(self._block[0], count), _roomy(self._block[1], count)
+        for block, added in zip(self._block, (key_states, value_states), strict=True):
+            block[..., held : held + count, :] = added
+        return self._show(self._block, held + count)
+
+    def _show(
+        self, block: tuple[torch.Tensor, torch.Tensor], length: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        shown = block[0][..., :length, :], block[1][..., :length, :]
+        self.keys, self.values = shown
+        return shown
 
 
 class PromptedImages:
@@ -192,10 +238,11 @@ class PromptedImages:
     def _prefix(self, group: Mapping[str, torch.Tensor]) -> Prefix:
         positions, following = self._positions(group)
         # Without a configuration it keeps every token, also those that leave a sliding window.
-        cache = DynamicCache()
+        cache = Cache(layer_class_to_replicate=_Layer)
         self.llm.backbone(**group, position_ids=positions, past_key_values=cache, use_cache=True)
-        layers = tuple((keys, values) for keys, values, *_ in cache)
-        return Prefix(layers, group["attention_mask"], following)
+        layers: list[Any] = cache.layers
+        blocks = tuple(layer.block for layer in layers)
+        return Prefix(blocks, group["attention_mask"], following)
 
     def _positions(self, group: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Of the prefix's tokens, as the model takes them, and of the next token."""
@@ -348,14 +395,15 @@ def _by_token(group: Mapping[str, torch.Tensor]) -> list[str]:
 
 
 def _continued(prefix: Prefix) -> Cache:
-    """A cache that begins with the prefix and shares its memory.
-
-    A layer grows by a new tensor, so that the prefix's own stay as they are.
-    """
-    layers: list[Any] = []
-    for keys, values in prefix.layers:
-        layer = DynamicLayer()
-        layer.lazy_initialization(keys, values)
-        layer.keys, layer.values = keys, values
-        layers.append(layer)
+    """A cache that begins with the prefix and writes into its room."""
+    layers: list[Any] = [_Layer(block, prefix.length) for block in prefix.layers]
     return Cache(layers=layers)
+
+
+def _roomy(states: torch.Tensor, tokens: int) -> torch.Tensor:
+    """A copy with room for so many tokens more."""
+    return pad(states, (0, 0, 0, tokens))
+
+
+def _copy(states: torch.Tensor) -> torch.Tensor:
+    return states.clone(memory_format=torch.contiguous_format)

@@ -17,6 +17,7 @@ from cirlab.encoders.adapters import Lora
 from cirlab.encoders.mllm import EmbeddingMLLM, MLLMSettings
 from cirlab.encoders.mllm_processor import Prompt
 from cirlab.encoders.prefix import (
+    ROOM,
     ImagePrefixCollator,
     Prefix,
     PromptedImages,
@@ -94,15 +95,32 @@ def test_a_prefix_serves_many_prompts_in_any_order(layout: str, folders: dict[st
     images = PromptedImages(model)
     suffixes = [suffix_ids(model.processor, PROMPTED, question) for question in QUESTIONS]
     (kept, *_), _ = prefixes(model, images)
-    before = [states.clone() for layer in kept.layers for states in layer]
+    before = list(kept.rows())
     first = [images.proceed(kept, suffix) for suffix in suffixes]
     # In between, the model reads something else.
     model(model.processor([Prompt("{text}", "a red circle")]))
     again = [images.proceed(kept, suffix) for suffix in reversed(suffixes)][::-1]
     torch.testing.assert_close(first, again, rtol=0, atol=0)
-    after = [states for layer in kept.layers for states in layer]
-    torch.testing.assert_close(before, after, rtol=0, atol=0)
+    for row, same in zip(before, kept.rows(), strict=True):
+        torch.testing.assert_close(row.layers, same.layers, rtol=0, atol=0)
     assert (first[0] - first[1]).abs().max() > 1e-3
+
+
+def test_a_prompt_may_be_longer_than_the_room_that_is_left_for_it(
+    folders: dict[str, Path],
+) -> None:
+    model = mllm(folders["llava-llama"])
+    images = PromptedImages(model)
+    (kept, *_), _ = prefixes(model, images)
+    long = "is there a red circle, " * 9
+    for text in (QUESTIONS[0], long, QUESTIONS[0]):
+        suffix = suffix_ids(model.processor, PROMPTED, text)
+        assert (len(suffix) > ROOM) == (text == long)
+        expected = plain(model, PROMPTED, text)[:3]
+        assert (images.proceed(kept, suffix) - expected).abs().max() < 1e-4
+        # Kept ones have no room at all.
+        alone = torch.cat([images.proceed(row, suffix) for row in kept.rows()])
+        assert (alone - expected).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("layout", ["llava-llama", "qwen2_vl", "qwen3_vl"])
