@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from cirlab.encoders.mllm import EmbeddingMLLM
 from cirlab.encoders.prompt_length import check_prompts
 from cirlab.records import Image, Item, Query
+from cirlab.retrieval.views import Views, view_name
 from lightning_modules.learner import Inputs, Learner
 
 
@@ -30,6 +32,9 @@ class RetrievalModule(Learner):
 
     #: Whether `rerank` is there: a second stage that reads query and item together.
     reranks: ClassVar[bool] = False
+    #: What each gallery is looked at for, by its id; set by the retrieval callback before it has
+    #: galleries encoded.
+    views: Mapping[str, Views] = MappingProxyType({})
 
     @abstractmethod
     def image_collator(self) -> Callable[[Sequence[Image]], Inputs]:
@@ -63,6 +68,32 @@ class RetrievalModule(Learner):
         vision tower); None: the gallery serves both.
         """
         return None
+
+    def prompts_for(self, queries: Sequence[Query]) -> Sequence[str | None]:
+        """What the gallery's images are looked at for, query by query.
+
+        None is for nothing in particular. It is asked once a run, before training, for all queries
+        of each benchmark whose gallery holds images. Rank 0 alone is asked, so no collectives.
+
+        Raises:
+            UserError: a query has no prompt, but needs one.
+        """
+        return [None] * len(queries)
+
+    def encode_views(
+        self, inputs: Inputs, prompts: Sequence[str | None], needed: torch.Tensor
+    ) -> torch.Tensor:
+        """Unit vectors of gallery images looked at for each prompt. Shape (V, B, D).
+
+        Only called where `prompts_for` has given a prompt.
+
+        Args:
+            inputs: B images, as for `encode_images`.
+            prompts: V of them; None, if it is there, is the first and means `encode_images`.
+            needed: what will be ranked; the other vectors are left zero. Shape (V, B), bool, on
+                the CPU.
+        """
+        raise NotImplementedError(f"{type(self).__name__} gives prompts, but has no encode_views")
 
     def rerank(
         self,
@@ -132,17 +163,26 @@ class RetrievalModule(Learner):
     ) -> dict[str, torch.Tensor]:
         """Encode one evaluation batch; the retrieval callback picks the vectors up.
 
-        Returns {"gallery": (B, D)[, "baseline": (B, D)]} or
+        Returns {"gallery": (B, D)[, "view_1": (B, D), ...][, "baseline": (B, D)]} or
         {"query": (B, D)[, "image_only": (B, D), "text_only": (B, D)]}.
         """
         inputs = batch["inputs"]
         if batch["kind"] == "gallery":
-            vectors = {"gallery": self.encode_images(inputs, prompt=batch.get("prompt"))}
+            vectors = self._encode_gallery(batch)
             baseline = self.encode_baseline_gallery(inputs)
             return vectors if baseline is None else vectors | {"baseline": baseline}
         if batch["kind"] == "captions":
             return {"gallery": self.encode_queries(inputs)}
         return {"query": self.encode_queries(inputs)} | self.encode_baselines(inputs)
+
+    def _encode_gallery(self, batch: Inputs) -> dict[str, torch.Tensor]:
+        views = self.views.get(batch["source"])
+        if views is None or not views.prompted:
+            return {"gallery": self.encode_images(batch["inputs"], prompt=batch.get("prompt"))}
+        needed = views.needed[:, batch["index"].cpu()]
+        encoded = self.encode_views(batch["inputs"], views.prompts, needed)
+        places = range(len(views.prompts))
+        return {view_name(place): rows for place, rows in zip(places, encoded, strict=True)}
 
     def test_step(
         self, batch: Inputs, batch_idx: int, dataloader_idx: int = 0

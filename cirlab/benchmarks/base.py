@@ -20,6 +20,8 @@ from cirlab.records import Caption, Item, Query
 T = TypeVar("T")
 #: Of queries that have no candidates of their own.
 WHOLE_GALLERY = "the whole gallery"
+#: Of images that are looked at for nothing in particular.
+NO_VIEWS = "none"
 
 QueryKind = Literal["text", "composed", "image", "dialogue"]
 
@@ -38,6 +40,8 @@ class Protocol:
             `cirlab.retrieval.index.TIE_TOLERANCE`, so that a collapsed encoder never looks good.
         rerank_depth: how many of each query's best items a second stage put in order again.
         annotations: checksum of gallery, queries, targets and rules.
+        views: how many prompts the gallery's images are looked at for, and a checksum of which
+            query has which (`cirlab.retrieval.views`).
     """
 
     benchmark: str
@@ -52,6 +56,7 @@ class Protocol:
     tie_rule: str = "pessimistic"
     score_dtype: str = "float32"
     index: str = "Flat"
+    views: str = NO_VIEWS
 
     def as_dict(self) -> dict[str, str | int]:
         return asdict(self)
