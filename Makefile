@@ -53,7 +53,7 @@ train: known-experiment $(READY) ## train and evaluate EXP; RESUME=1 continues i
 validate: known-experiment $(READY) ## evaluate CKPT of EXP (default: the best of its newest run)
 	$(CIRLAB) validate -c experiments/$(EXP).yaml$(CHECKPOINT)$(OPTIONS)
 
-export: known-experiment $(READY) ## write what CKPT of EXP learned for other libraries to load; OUT=folder, MERGED=1
+export: known-experiment $(READY) ## write CKPT of EXP (default: the best of its newest run) for other libraries; OUT=folder, MERGED=1
 	$(CIRLAB) export -c experiments/$(EXP).yaml$(CHECKPOINT)$(if $(OUT), --output "$(OUT)")$(if $(MERGED), --merged true)$(OPTIONS)
 
 submission: known-experiment known-submission $(READY) ## rank BENCH's test split with CKPT of EXP for its server

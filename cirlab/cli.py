@@ -47,6 +47,8 @@ log = logging.getLogger(__name__)
 
 #: Callbacks that `_base.yaml` names, so that an experiment can change one of their arguments.
 NAMED_CALLBACKS = ("retrieval", "contact_sheet", "last_checkpoint", "best_checkpoint")
+#: What is done with a checkpoint, by subcommand, where no evaluation is.
+DOING = {"export": "exporting", "predict": "predicting with"}
 #: No abbreviations: `--trainer.bar` would set `barebones`.
 PARSER: dict[str, Any] = {"parser_mode": "omegaconf", "allow_abbrev": False}
 #: What the packages of this repository say is for the user; libraries speak when it matters.
@@ -255,12 +257,14 @@ class RetrievalCLI(LightningCLI):
             return None if given == UNTRAINED else Path(given)
         found = [run.best for run in runs_of(self.experiment, root) if run.best.exists()]
         if found:
-            log.info("evaluating %s", found[0])
+            log.info("%s %s", DOING.get(str(self.subcommand), "evaluating"), found[0])
             return found[0]
         if _learns(config.model.class_path):
+            before = f", {UNTRAINED} for what it is before training"
+            or_that = before if self.subcommand != "export" else ""
             raise UserError(
                 f"experiment {self.experiment} has no checkpoint below {root} yet; train it, or "
-                f"give --ckpt_path (make: CKPT=), {UNTRAINED} for what it is before training"
+                f"give --ckpt_path (make: CKPT=){or_that}"
             )
         return None
 
@@ -277,6 +281,8 @@ class RetrievalCLI(LightningCLI):
     # ---- running -------------------------------------------------------------------------
 
     def after_instantiate_classes(self) -> None:
+        if self.checkpoint is not None and hasattr(self.model, "will_load"):
+            self.model.will_load(read_metadata(self.checkpoint))
         if self.resumed is None:
             return
         run_id = self.resumed.record.get("mlflow_run")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -247,6 +247,10 @@ class CoLLM(RetrievalModule):
 
     def frozen_base(self) -> dict[str, str]:
         return {"clip": self._clip.name, "llm": self.llm.name}
+
+    def frozen_settings(self) -> dict[str, Any]:
+        llm = asdict(self.llm_settings)
+        return {f"llm.{name}": llm[name] for name in ("dtype", "four_bit")}
 
     @property
     def _reader(self) -> ImageReader:

@@ -135,6 +135,10 @@ class InstructCIR(RetrievalModule):
     def frozen_base(self) -> dict[str, str]:
         return {"llm": self._llm.name}
 
+    def frozen_settings(self) -> dict[str, Any]:
+        llm = asdict(self.llm_settings)
+        return {f"llm.{name}": llm[name] for name in ("dtype", "four_bit", "tune_connector")}
+
     @property
     def _llm(self) -> EmbeddingMLLM:
         assert self.llm is not None, "configure_model has not run"

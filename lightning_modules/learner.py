@@ -18,6 +18,7 @@ from transformers import get_scheduler
 
 from cirlab.benchmarks.base import QueryKind
 from cirlab.checkpoints import is_checkpoint, read_checkpoint
+from cirlab.command.checkpoint_config import CONFIG, check_settings
 from cirlab.encoders.export import Exported
 from cirlab.encoders.fingerprint import fingerprint
 from cirlab.errors import UserError
@@ -64,6 +65,15 @@ class Layout:
     shapes: Mapping[str, torch.Size]
     frozen_fingerprint: str
 
+    def misfits(self, state: Mapping[str, torch.Tensor]) -> list[str]:
+        """Names that are missing from a checkpoint's weights, unknown, or of another shape."""
+        shapes = self.shapes
+        return sorted(
+            {name for name in self.learned if name not in state}
+            | {name for name in state if name not in shapes}
+            | {n for n, value in state.items() if n in shapes and value.shape != shapes[n]}
+        )
+
 
 class Learner(L.LightningModule):
     """A module that learns from records.
@@ -94,6 +104,7 @@ class Learner(L.LightningModule):
         # there.
         self.strict_loading = False
         self._layout: Layout | None = None
+        self._to_load: str | None = None
 
     @property
     def weights_device(self) -> torch.device:
@@ -122,6 +133,10 @@ class Learner(L.LightningModule):
 
     def frozen_base(self) -> dict[str, str]:
         """Names of the pretrained weights that checkpoints do not hold, by role."""
+        return {}
+
+    def frozen_settings(self) -> dict[str, Any]:
+        """Arguments that decide which weights are frozen and how they are held, by dotted key."""
         return {}
 
     def frozen_fingerprint(self) -> str:
@@ -233,8 +248,15 @@ class Learner(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.check_learned(checkpoint, source="the checkpoint")
 
+    def will_load(self, checkpoint: Mapping[str, Any]) -> None:
+        """Hear what will be loaded once the weights are built; `start_from` may have less to do."""
+        self._to_load = checkpoint.get(FROZEN_FINGERPRINT)
+
     def start_from(self, pattern: str) -> None:
         """Copy what another run of this architecture has learned (an earlier stage).
+
+        Nothing is read where a checkpoint follows that holds all of it, as most do: it learned on
+        the very weights that are frozen now.
 
         Args:
             pattern: path of a checkpoint, or a pattern of which the newest one is taken.
@@ -242,44 +264,58 @@ class Learner(L.LightningModule):
         Raises:
             UserError: there is none, or it does not fit.
         """
+        if self._to_load is not None and self._to_load == self.frozen_fingerprint():
+            return
         path = newest(pattern)
         checkpoint = read_checkpoint(path)
         self.check_learned(checkpoint, source=f"init_from {path}")
+        log.info("starting from %s", path)
         self.load_state_dict(checkpoint["state_dict"], strict=False)
 
     def check_learned(self, checkpoint: dict[str, Any], source: str) -> None:
         """Refuse a checkpoint that does not hold all that this module learns.
 
         Raises:
-            UserError: another frozen base, or missing, unknown or differently shaped weights.
+            UserError: another method's or another frozen base, or missing, unknown or differently
+                shaped weights.
         """
-        base, theirs = self.frozen_base(), checkpoint.get(FROZEN_BASE, {})
-        for role, name in base.items():
-            if role in theirs and theirs[role] != name:
-                raise UserError(
-                    f"{source} was trained on {role} {theirs[role]!r}, but the configuration names "
-                    f"{name!r}; use the {role} that it was trained on"
-                )
-        state: dict[str, torch.Tensor] = checkpoint["state_dict"]
-        layout = self.layout()
-        shapes = layout.shapes
-        wrong = sorted(
-            {name for name in layout.learned if name not in state}
-            | {name for name in state if name not in shapes}
-            | {n for n, value in state.items() if n in shapes and value.shape != shapes[n]}
-        )
+        layout, own = self.layout(), type(self).__name__
+        wrong = layout.misfits(checkpoint["state_dict"])
+        config = checkpoint.get(CONFIG)
+        method = config["model"]["class_path"] if config else own
+        # A method that has the very weights of another may well start from them.
+        if wrong and method.rpartition(".")[2] != own:
+            raise UserError(
+                f"{source} is a checkpoint of {method}, whose weights do not fit {own}; name a "
+                f"checkpoint of {own}"
+            )
+        base = self.frozen_base()
+        _check_base(base, checkpoint.get(FROZEN_BASE, {}), source)
+        made_on, present = checkpoint.get(FROZEN_FINGERPRINT), layout.frozen_fingerprint
+        other_base = made_on not in (None, present)
+        if config and (wrong or other_base):
+            check_settings(source, config, self.frozen_settings())
         if wrong:
             raise UserError(
                 f"{source} is of another architecture: {len(wrong)} weights do not fit "
-                f"{type(self).__name__} as configured, {wrong[0]!r} first; use the configuration "
-                "that it was trained with"
+                f"{own} as configured, {wrong[0]!r} first; use the configuration that it was "
+                "trained with"
             )
-        made_on, present = checkpoint.get(FROZEN_FINGERPRINT), layout.frozen_fingerprint
-        if made_on not in (None, present):
+        if other_base:
             names = " and ".join(sorted(base.values())) or "the frozen weights"
             raise UserError(
                 f"{source} was trained on other weights by the name of {names} (fingerprint "
                 f"{made_on}, now {present}); bring those back, or train anew on the present ones"
+            )
+
+
+def _check_base(ours: Mapping[str, str], theirs: Mapping[str, str], source: str) -> None:
+    """Refuse a checkpoint over frozen weights of other names, by role."""
+    for role, name in ours.items():
+        if role in theirs and theirs[role] != name:
+            raise UserError(
+                f"{source} was trained on {role} {theirs[role]!r}, but the configuration names "
+                f"{name!r}; use the {role} that it was trained on"
             )
 
 
@@ -295,9 +331,7 @@ def newest(pattern: str) -> Path:
     ]
     if not found:
         raise UserError(
-            f"init_from {pattern} is missing; train it first or name another one; "
-            "to evaluate a checkpoint, which holds all that was learned, set init_from to null"
+            f"init_from {pattern} is missing; train it first, name another one, or set it to null "
+            "to start without"
         )
-    path = max(found, key=lambda path: path.stat().st_mtime)
-    log.info("starting from %s", path)
-    return path
+    return max(found, key=lambda path: path.stat().st_mtime)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from cirlab.checkpoints import METADATA
-from cirlab.command.references import leaves
+from cirlab.command.references import MISSING, leaves, look_up
 from cirlab.errors import UserError
 
 #: Key of a checkpoint under which its configuration lies.
@@ -26,6 +26,8 @@ CONFIG = "config"
 NAMED = 3
 #: Stands in a refusal for a section with keys of its own.
 SECTION = "a section"
+#: Sets several keys at once, `FOUR_BIT` the one that tells.
+QLORA, FOUR_BIT = "experiments/overlays/qlora.yaml", ".four_bit"
 #: How the archives begin that torch writes.
 _ARCHIVE = b"PK"
 #: Data arguments that change neither the training samples nor their order.
@@ -43,7 +45,9 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """
     file = path / METADATA if path.is_dir() else path
     if not file.is_file():
-        raise UserError(f"there is no checkpoint {path}; give the path of a .ckpt as ckpt_path")
+        raise UserError(
+            f"there is no checkpoint {path}; give the path of one as --ckpt_path (make: CKPT=)"
+        )
     try:
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
@@ -86,12 +90,39 @@ def check_config(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any], f
             f"{path} is a checkpoint of {theirs}, but the configuration names {ours}; use the "
             "experiment that it was trained with"
         )
-    differences = _differences(saved, now, fit)
-    if not differences:
-        return
+    if differences := _differences(_decisive(saved, fit), _decisive(now, fit)):
+        raise UserError(_sentence(differences, f"the checkpoint {path}"))
+
+
+def check_settings(source: str, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse settings of a method that contradict the checkpoint's.
+
+    Args:
+        source: the checkpoint, for the message.
+        saved: its configuration.
+        now: the settings of this run by dotted key within `model.init_args`, plain values and
+            mappings of them.
+
+    Raises:
+        UserError: it names the keys that differ, with both values.
+    """
+    arguments = saved["model"].get("init_args") or {}
+    theirs = {key: look_up(arguments, key) for key in now}
+    known = [key for key in now if theirs[key] is not MISSING]
+    old, new = (
+        dict(leaves({f"model.init_args.{key}": values[key] for key in known}))
+        for values in (theirs, now)
+    )
+    if differences := _differences(old, new):
+        raise UserError(_sentence(differences, source))
+
+
+def _sentence(differences: Mapping[str, tuple[str, str]], source: str) -> str:
+    """What differs, and what to do about it."""
     # A whole section that one side lacks often follows from another key, and says less.
     (key, (old, new)), *others = sorted(
-        differences.items(), key=lambda item: (SECTION in item[1], item[0])
+        differences.items(),
+        key=lambda item: (not item[0].endswith(FOUR_BIT), SECTION in item[1], item[0]),
     )
     advice = f"set it to {old}" if old != SECTION else "set it as it was in training"
     also = ""
@@ -99,17 +130,16 @@ def check_config(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any], f
         named = [f"{k} is {n}, not {o}" for k, (o, n) in others[:NAMED]]
         also = f" (likewise {', '.join(named)}{', ...' if len(others) > NAMED else ''})"
         advice = "set them as they were in training"
-    raise UserError(
-        f"{key} is {new} in the configuration but {old} in the checkpoint {path}{also}; {advice}, "
-        "or train anew"
+    if key.endswith(FOUR_BIT):
+        what = "give again what set it" if old == SECTION else "leave out what sets it"
+        advice = f'{what}, such as -c {QLORA} (make: ARGS="-c {QLORA}")'
+    return (
+        f"{key} is {new} in the configuration but {old} in {source}{also}; {advice}, or train anew"
     )
 
 
-def _differences(
-    saved: Mapping[str, Any], now: Mapping[str, Any], fit: bool
-) -> dict[str, tuple[str, str]]:
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Both values by dotted key, as YAML spells them; a section that one side lacks counts once."""
-    old, new = _decisive(saved, fit), _decisive(now, fit)
     found = {}
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):

@@ -21,7 +21,8 @@ from cirlab.errors import UserError
 
 _ENVIRONMENT = re.compile(r"\$\{oc\.env:(\w+)\}")
 _REFERENCE = re.compile(r"\$\{([\w.\[\]]+)\}")
-_MISSING = object()
+#: What `look_up` finds where there is nothing; it equals nothing else.
+MISSING = object()
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def check_references(files: Sequence[RawConfig], final: Mapping[str, Any]) -> No
             for source in _REFERENCE.findall(text) if isinstance(text, str) else ():
                 meant, found = look_up(file.resolved, source), look_up(final, source)
                 stale = look_up(final, key) == look_up(file.resolved, key)
-                if stale and found is not _MISSING and found != meant:
+                if stale and found is not MISSING and found != meant:
                     raise UserError(
                         f"{file.path}: {key} refers to {source}, which is {meant!r} in that file "
                         f"but {found!r} in {_origin(source, files, after=file)}; set {key} there "
@@ -96,14 +97,14 @@ def leaves(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def look_up(content: Any, key: str) -> Any:
-    """The value under a dotted key with list positions, or a marker that equals nothing else."""
+    """The value under a dotted key with list positions, or `MISSING`."""
     for part in re.findall(r"[^.\[\]]+", key):
         if isinstance(content, Mapping) and part in content:
             content = content[part]
         elif isinstance(content, list) and part.isdigit() and int(part) < len(content):
             content = content[int(part)]
         else:
-            return _MISSING
+            return MISSING
     return content
 
 
@@ -127,5 +128,5 @@ def _require_environment(path: Path, content: Mapping[str, Any]) -> None:
 def _origin(key: str, files: Sequence[RawConfig], after: RawConfig) -> str:
     """Where a key was last set: a file, or the command line."""
     later = files[files.index(after) + 1 :]
-    setting = [file.path for file in later if look_up(file.resolved, key) is not _MISSING]
+    setting = [file.path for file in later if look_up(file.resolved, key) is not MISSING]
     return str(setting[-1]) if setting else "the command line"

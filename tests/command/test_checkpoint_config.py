@@ -102,6 +102,18 @@ def test_another_value_is_told_before_the_section_that_it_replaces() -> None:
     )
 
 
+def test_four_bits_are_told_first_with_the_overlay_that_sets_them() -> None:
+    four_bit = changed("model.init_args.llm.four_bit", {"quant_type": "nf4"})
+    four_bit["model"]["init_args"]["llm"]["attention"] = "eager"
+    without = changed("model.init_args.llm.four_bit", None)
+    for saved, now, says in (
+        (four_bit, without, "is null .* a section in .*; give again what set it, such as -c exper"),
+        (without, four_bit, "is a section .* null in .*; leave out what sets it, such as -c exper"),
+    ):
+        with pytest.raises(UserError, match=rf"^model\.init_args\.llm\.four_bit {says}"):
+            check_config(PATH, saved, now, fit=True)
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -125,7 +137,7 @@ def test_weights_that_are_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_missing_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no checkpoint .*nix\.ckpt"):
+    with pytest.raises(UserError, match=r"no checkpoint .*nix\.ckpt; .* \(make: CKPT=\)"):
         read_metadata(tmp_path / "nix.ckpt")
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import lightning
 import open_clip
 import PIL.Image
 import pytest
@@ -18,6 +20,7 @@ from peft import PeftModel
 from transformers import AutoModel
 
 from cirlab.cli import main
+from cirlab.command.checkpoint_config import CONFIG
 from cirlab.command.export import Export
 from cirlab.encoders.adapters import FourBit, Lora, TowerLora
 from cirlab.errors import UserError
@@ -245,7 +248,11 @@ def call(config: Path, *options: str) -> tuple[int, set[Path]]:
 
 
 def test_a_run_becomes_a_folder_of_open_clip(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     run = trained.parent / "runs" / "tiny" / "version_0"
     status, new = call(trained)
@@ -263,6 +270,40 @@ def test_a_run_becomes_a_folder_of_open_clip(
     torch.testing.assert_close(card["embed_text"]("a red circle"), text)
     assert card["embed_image"](PICTURE).norm().item() == pytest.approx(1.0)
     assert capsys.readouterr().out == "", "no tables: nothing was evaluated"
+    assert f"exporting {run / 'checkpoints' / 'best.ckpt'}" in caplog.text
+    assert "evaluating" not in caplog.text
+
+
+def test_an_experiment_that_was_never_trained(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert call(tiny_experiment(tmp_path)) == (2, set())
+    assert caplog.text.strip().endswith("train it, or give --ckpt_path (make: CKPT=)")
+
+
+@pytest.mark.parametrize("subcommand", ["export", "validate"])
+def test_an_earlier_stage_that_is_gone_is_not_missed(
+    folders: dict[str, Path], tmp_path: Path, subcommand: str
+) -> None:
+    """A checkpoint of the later one holds all that was learned."""
+    checkpoint = learned(collm(folders, WAYS["lora"]), tmp_path / "best.ckpt")
+    state = torch.load(checkpoint, weights_only=True)
+    del state[CONFIG]
+    torch.save(state | {"pytorch-lightning_version": lightning.__version__}, checkpoint)
+    config = yaml.safe_load(tiny_experiment(tmp_path).read_text())
+    config["model"] = {
+        "class_path": "lightning_modules.CoLLM",
+        "init_args": {
+            "clip": f"local-dir:{folders['clip']}",
+            "llm": {"name": str(folders["llm"]), "lora": asdict(LORA)},
+            "init_from": str(tmp_path / "gone.ckpt"),
+        },
+    }
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))
+    options = ["-c", str(tmp_path / "tiny.yaml"), "--ckpt_path", str(checkpoint)]
+    options += ["--output", str(tmp_path / "out")] if subcommand == "export" else []
+    assert main([subcommand, *options]) == 0
+    assert main(["validate", *options[:2], "--ckpt_path", "untrained"]) == 2, "and only then"
 
 
 def test_the_card_has_results_of_exactly_these_weights(trained: Path, tmp_path: Path) -> None:
