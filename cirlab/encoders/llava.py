@@ -37,7 +37,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from cirlab.encoders.names import resolve_folder, weights_or_sentence
-from cirlab.encoders.scratch_mllm import IMAGE
+from cirlab.encoders.scratch_mllm import IMAGE_TOKEN
 from cirlab.errors import UserError
 from cirlab.reading.atomic import whole_folder
 
@@ -115,7 +115,7 @@ def _put_together(
         patch_size=tower.config.patch_size,
         vision_feature_select_strategy="default",
         chat_template=PARTS_TO_STRINGS + tokenizer.chat_template,
-        image_token=IMAGE,
+        image_token=IMAGE_TOKEN,
         num_additional_image_tokens=1,
     )
     return model, processor
@@ -167,7 +167,9 @@ def _tokenizer(language: str) -> PreTrainedTokenizerBase:
 
 
 def _add_image_token(tokenizer: PreTrainedTokenizerBase, speaker: PreTrainedModel) -> None:
-    tokenizer.add_tokens([AddedToken(IMAGE, special=True, normalized=False)], special_tokens=True)
+    tokenizer.add_tokens(
+        [AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True
+    )
     tokenizer.padding_side = "left"
     # Many matrices have rows to spare, so that sizes suit tensor cores.
     if len(tokenizer) > speaker.config.vocab_size:
@@ -181,7 +183,7 @@ def _joined(
     config = LlavaConfig(
         vision_config=vision,
         text_config=speaker.config,
-        image_token_index=tokenizer.get_vocab()[IMAGE],
+        image_token_index=tokenizer.get_vocab()[IMAGE_TOKEN],
         image_seq_length=(vision.image_size // vision.patch_size) ** 2,
         # LLaVA's own: the last layer but one, without the class token.
         vision_feature_layer=-2,

@@ -20,7 +20,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-PAD, END, IMAGE = "<pad>", "<|end|>", "<image>"
+#: Tokens of the vocabulary. Prompts mark the picture's place by `mllm_processor.IMAGE_MARK`,
+#: whatever a model's own image token is.
+PAD, END, IMAGE_TOKEN = "<pad>", "<|end|>", "<image>"
 ROLES = ("system", "user", "assistant")
 
 #: Roles as special tokens, in the manner of Phi-3's template; a message's content is a string, or
@@ -51,7 +53,7 @@ def subword_tokenizer(texts: Iterable[str], size: int, max_length: int) -> PreTr
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    special = [PAD, END, IMAGE, *map(role_token, ROLES)]
+    special = [PAD, END, IMAGE_TOKEN, *map(role_token, ROLES)]
     trainer = trainers.BpeTrainer(
         vocab_size=size,
         special_tokens=[AddedToken(token, special=True, normalized=False) for token in special],
@@ -96,7 +98,7 @@ def write_mllm_folder(
                 "eos_token_id": tokenizer.eos_token_id,
             }
         ),
-        image_token_index=tokenizer.get_vocab()[IMAGE],
+        image_token_index=tokenizer.get_vocab()[IMAGE_TOKEN],
         image_seq_length=(size // patch) ** 2,
         # Every layer of so small a tower is needed; LLaVA takes the last but one.
         vision_feature_layer=-1,
@@ -115,7 +117,7 @@ def write_mllm_folder(
         patch_size=patch,
         vision_feature_select_strategy="default",
         chat_template=CHAT_TEMPLATE,
-        image_token=IMAGE,
+        image_token=IMAGE_TOKEN,
         num_additional_image_tokens=1,
     ).save_pretrained(folder)
 
