@@ -176,6 +176,23 @@ class Conversation:
 
 
 @dataclass(frozen=True)
+class PromptedPair:
+    """An image, what it is looked at for, and what is then said of it (VLM2Vec's training data).
+
+    Attributes:
+        image: what is looked at.
+        text: what somebody who searches for it says.
+        prompt: what matters, e.g. a question; None: nothing in particular.
+        also_correct: ids of further images that the text is true of.
+    """
+
+    image: Image
+    text: str
+    prompt: str | None = None
+    also_correct: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class LabelledImage:
     """An image and what each cell of a grid over it shows (token labelling, arXiv 2104.10858).
 

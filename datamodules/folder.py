@@ -12,13 +12,14 @@ from tqdm import tqdm
 from cirlab.benchmarks.base import Benchmark
 from cirlab.dialogue.partial import PartialDialogue
 from cirlab.errors import UserError
-from cirlab.reading.folder import Folder, composed_row, dialogue_row
+from cirlab.reading.folder import Folder, composed_row, dialogue_row, facet_row
 from cirlab.reading.jsonl import JoinedLines, JsonLines, Row
 from cirlab.records import (
     CaptionTriplet,
     Dialogue,
     FileImage,
     Pair,
+    PromptedPair,
     SampleKey,
     TextPair,
     Triplet,
@@ -28,8 +29,16 @@ from datamodules.checks import check_files
 from datamodules.dialogues import partial_pair
 from datamodules.sampling import generator_for
 
-Record = Pair | TextPair | Triplet | CaptionTriplet | Dialogue
-Kind = Literal["pairs", "texts", "triplets", "caption_triplets", "dialogues", "partial_dialogues"]
+Record = Pair | TextPair | Triplet | CaptionTriplet | PromptedPair | Dialogue
+Kind = Literal[
+    "pairs",
+    "texts",
+    "triplets",
+    "caption_triplets",
+    "prompted",
+    "dialogues",
+    "partial_dialogues",
+]
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +47,7 @@ FILES: dict[Kind, str] = {
     "texts": "pairs.jsonl",
     "triplets": "composed.jsonl",
     "caption_triplets": "caption_triplets.jsonl",
+    "prompted": "facets.jsonl",
     "dialogues": "dialogues.jsonl",
     "partial_dialogues": "dialogues.jsonl",
 }
@@ -46,6 +56,7 @@ RECORDS: dict[Kind, type] = {
     "texts": TextPair,
     "triplets": Triplet,
     "caption_triplets": CaptionTriplet,
+    "prompted": PromptedPair,
     "dialogues": Dialogue,
     "partial_dialogues": Pair,
 }
@@ -65,6 +76,7 @@ class FolderData(RetrievalData):
         records: "pairs" reads pairs.jsonl; "texts" reads two captions of each of its images;
             "triplets" reads composed.jsonl, whose target is drawn anew each epoch from `targets`;
             "caption_triplets" reads caption_triplets.jsonl, as `cirlab.triplets` makes it;
+            "prompted" reads facets.jsonl, whose target is drawn anew each epoch, too;
             "dialogues" reads dialogues.jsonl in the same way; "partial_dialogues" gives pairs of
             such a target and the first rounds of its dialogue, their number uniform from 0 to all.
         batch_size: training samples per batch and process.
@@ -195,6 +207,7 @@ class FolderRecords:
             "texts": self._texts,
             "triplets": self._triplet,
             "caption_triplets": self._caption_triplet,
+            "prompted": self._prompted,
             "dialogues": self._dialogue,
             "partial_dialogues": self._partial_dialogue,
         }
@@ -229,6 +242,8 @@ class FolderRecords:
                 case "caption_triplets.jsonl":
                     folder.caption_triplet(row)
                     yield row.text("image")
+                case "facets.jsonl":
+                    yield from facet_row(row).targets
                 case "dialogues.jsonl":
                     yield from dialogue_row(row).targets
                 case _:
@@ -258,6 +273,14 @@ class FolderRecords:
 
     def _caption_triplet(self, folder: Folder, row: Row, key: SampleKey) -> CaptionTriplet:
         return folder.caption_triplet(row)
+
+    def _prompted(self, folder: Folder, row: Row, key: SampleKey) -> PromptedPair:
+        parsed = facet_row(row)
+        target = parsed.targets[generator_for(self.seed, key).integers(len(parsed.targets))]
+        others = [folder.image(path).id for path in parsed.targets if path != target]
+        return PromptedPair(
+            folder.image(target), parsed.text, prompt=parsed.prompt, also_correct=tuple(others)
+        )
 
     def _dialogue(self, folder: Folder, row: Row, key: SampleKey) -> Dialogue:
         return self._drawn(folder, row, generator_for(self.seed, key))

@@ -11,12 +11,14 @@ import numpy as np
 
 from cirlab.benchmarks.base import Benchmark
 from cirlab.errors import UserError
-from cirlab.records import CaptionTriplet, Pair, SampleKey, TextPair, Triplet
+from cirlab.records import CaptionTriplet, Pair, PromptedPair, SampleKey, TextPair, Triplet
 from cirlab.world.changes import Change
+from cirlab.world.dialogue import QUESTIONS
 from cirlab.world.edits import edit
 from cirlab.world.image import SceneImage
 from cirlab.world.language import caption, full_caption
 from cirlab.world.phrasing import STYLES, Style, speak
+from cirlab.world.properties import facet_values, has
 from cirlab.world.scene import Scene, draw_scene, generator, pick
 from cirlab.world.series import (
     FAMILY_SIZE,
@@ -30,12 +32,13 @@ from cirlab.world.series import (
 from datamodules.base import RetrievalData
 from datamodules.loading import TrainRecords
 
-Kind = Literal["pairs", "triplets", "texts", "caption_triplets"]
+Kind = Literal["pairs", "triplets", "texts", "caption_triplets", "prompted"]
 RECORDS: dict[Kind, type] = {
     "pairs": Pair,
     "triplets": Triplet,
     "texts": TextPair,
     "caption_triplets": CaptionTriplet,
+    "prompted": PromptedPair,
 }
 MAX_SERIES = 16
 
@@ -47,7 +50,8 @@ class WorldData(RetrievalData):
         records: "pairs" of a picture and captions; "triplets" of reference, one text for each
             change and target; "texts", pairs of texts that mean the same scene;
             "caption_triplets" of reference with its caption, one text for all changes, and the
-            caption that results.
+            caption that results; "prompted", a picture, a question about one facet of it, and a
+            text that tells it ("show an image at night").
         samples: records per epoch, a multiple of `series_size`.
         batch_size: training samples per batch and process, a multiple of `series_size`.
         eval_batch_size: gallery images or queries per batch and process.
@@ -62,6 +66,8 @@ class WorldData(RetrievalData):
             out as people do, those of caption triplets nothing that the text speaks of.
         compositions: share of text pairs whose query is a caption with a change to it, in
             [0, 1]; in the others two captions speak of one scene.
+        unprompted: share of prompted records without a question, in [0, 1], whose text is a
+            caption.
         fresh: draw new scenes in every epoch; false repeats the first epoch's.
         image_size: side of the pictures in pixels.
         on_error: as for other data; the world's pictures never break.
@@ -83,6 +89,7 @@ class WorldData(RetrievalData):
         captions_per_image: int = 1,
         full_captions: float = 0.3,
         compositions: float = 0.5,
+        unprompted: float = 0.5,
         fresh: bool = True,
         image_size: int = 64,
         on_error: Literal["raise", "skip"] = "raise",
@@ -90,6 +97,7 @@ class WorldData(RetrievalData):
         _within("series_size", series_size, 1, MAX_SERIES)
         _within("full_captions", full_captions, 0, 1)
         _within("compositions", compositions, 0, 1)
+        _within("unprompted", unprompted, 0, 1)
         _within("captions_per_image", captions_per_image, 1, None)
         _within("image_size", image_size, 16, 1024)
         super().__init__(
@@ -107,6 +115,7 @@ class WorldData(RetrievalData):
         self.captions_per_image = captions_per_image
         self.full_captions = full_captions
         self.compositions = compositions
+        self.unprompted = unprompted
         self.fresh = fresh
         self.image_size = image_size
 
@@ -118,6 +127,8 @@ class WorldData(RetrievalData):
             return WorldTriplets(source)
         if self.records == "caption_triplets":
             return WorldCaptionTriplets(source, self.full_captions)
+        if self.records == "prompted":
+            return WorldPrompted(source, self.full_captions, self.unprompted)
         return WorldTexts(source, self.full_captions, self.compositions)
 
 
@@ -245,6 +256,32 @@ class WorldCaptionTriplets:
             target_caption=said.modified_caption,
             tags=_tags(style, changes),
         )
+
+
+@dataclass(frozen=True)
+class WorldPrompted:
+    """Pictures with a question about one facet, and what tells it."""
+
+    source: _Source
+    full_captions: float
+    unprompted: float
+
+    def __len__(self) -> int:
+        return self.source.samples
+
+    def __getitem__(self, key: SampleKey) -> PromptedPair:
+        _, _, member = self.source.place(key)
+        scene = self.source.scenes(key)[member]
+        image = self.source.image(key, scene, member)
+        rng = self.source.generator(key)
+        if rng.random() < self.unprompted:
+            return PromptedPair(image, _say(scene, self.full_captions, rng))
+        facet, values = pick(rng, list(facet_values().items()))
+        # Of the numbers it may have none, where two things of one shape differ.
+        told = [value.text for value in values if has(scene, value)]
+        if not told:
+            return PromptedPair(image, _say(scene, self.full_captions, rng))
+        return PromptedPair(image, pick(rng, told), prompt=QUESTIONS[facet][0])
 
 
 def _two_members(rng: np.random.Generator) -> tuple[Member, Member]:

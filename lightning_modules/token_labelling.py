@@ -58,6 +58,7 @@ class TokenLabelling(Learner):
         self.vision, self.labels, self.grid = dict(vision), labels, grid
         self.export_to = Path(export_to)
         self.tower: Any = None
+        self.cells: torch.Tensor
 
     def configure_model(self) -> None:
         if self.tower is not None:

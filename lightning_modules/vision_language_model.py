@@ -113,6 +113,8 @@ class VisionLanguageModel(Learner):
         model: hub name, folder or `zoo:` model to go on from; null with `from_scratch`.
         from_scratch: an architecture without weights.
         group_size: conversations padded to one length.
+        freeze_tower: leave the image tower as it is (LLaVA, section 4.2). One that has learned to
+            see forgets it while the language model learns to speak.
         optimizer: builds the optimiser from the trainable parameters.
         schedule: how the learning rate moves; null keeps it constant.
     """
@@ -126,6 +128,7 @@ class VisionLanguageModel(Learner):
         model: str | None = None,
         from_scratch: MLLMFromScratch | None = None,
         group_size: int = 32,
+        freeze_tower: bool = False,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         schedule: Schedule | None = None,
     ) -> None:
@@ -137,6 +140,7 @@ class VisionLanguageModel(Learner):
         self.start, self.scratch = model, from_scratch
         self.export_to = Path(export_to)
         self.group_size = group_size
+        self.freeze_tower = freeze_tower
         self.model: Any = None
 
     def configure_model(self) -> None:
@@ -150,6 +154,7 @@ class VisionLanguageModel(Learner):
             self.model, own = self.scratch.build(data.train_dataset())
         # Libraries hand their models out in eval mode, and Lightning leaves modes as they are.
         self.model.train()
+        self.model.model.vision_tower.requires_grad_(not self.freeze_tower)
         limit = self.model.config.get_text_config().max_position_embeddings
         self.processor = MLLMProcessor(own, max_length=limit, group_size=self.group_size)
 

@@ -245,6 +245,10 @@ def test_training_images_of_a_folder(tmp_path: Path) -> None:
     dialogue = {"id": 1, "rounds": ["a cat"], "targets": ["images/0.jpg"]}
     write_jsonl(tmp_path / "train" / "dialogues.jsonl", [dialogue])
     assert "22 records: 12 pairs, 9 composed, 1 dialogues" in check(part, tmp_path).sizes
+    facet = {"id": "1", "facet": "colour", "text": "red", "targets": ["images/0.jpg"]}
+    write_jsonl(tmp_path / "train" / "facets.jsonl", [facet])
+    assert "9 composed, 1 facets, 1 dialogues" in check(part, tmp_path).sizes[0]
+    (tmp_path / "train" / "facets.jsonl").unlink()
     triplet = {"image": "images/12.jpg", "caption": "a", "instruction": "b"}
     path = tmp_path / "train" / "caption_triplets.jsonl"
     write_jsonl(path, [triplet | {"modified_caption": "c"}])
@@ -268,7 +272,6 @@ def own(tmp_path: Path) -> Path:
         (root / file).write_text(composed)
     write_jsonl(root / "val" / "notes.jsonl", [{"note": "x"}])
     write_jsonl(root / "val" / "broken.jsonl", ["{"])
-    (root / "train" / "facets.jsonl").write_text("{}\n")
     (root / "dev" / "caption_triplets.jsonl").write_text("{}\n")
     return root
 
@@ -285,13 +288,13 @@ def test_one_s_own_folder(own: Path, capsys: pytest.CaptureFixture[str], tmp_pat
     for part in ("val/focus.jsonl", "dev/composed.jsonl", "dev/pairs.jsonl/image_to_text"):
         assert part in lines
     assert lines[lines.index("val/focus.jsonl") + 1] == "  9 queries"
-    assert lines[-6:] == [
+    assert lines[-5:] == [
         "not there, so not read: val/dialogues.jsonl, val/facets.jsonl, test",
         "not read: train/more.jsonl (training reads pairs.jsonl, composed.jsonl, "
-        "caption_triplets.jsonl and dialogues.jsonl, others if data.init_args.file says so)",
+        "caption_triplets.jsonl, dialogues.jsonl and facets.jsonl, others if data.init_args.file "
+        "says so)",
         "not read: val/broken.jsonl (its first line is no composed query)",
         "not read: val/notes.jsonl (its first line is no composed query)",
-        "not read: train/facets.jsonl (facets are evaluated only)",
         "not read: dev/caption_triplets.jsonl (caption triplets are only trained on, from the "
         "split train)",
     ]

@@ -22,8 +22,7 @@ KNOWN = (
 )
 #: The split whose files train; `FolderData` reads those of the known names unless told otherwise.
 TRAIN = "train"
-#: Of the known files, the one that only evaluations read, and the one that none does.
-_FACETS = "facets.jsonl"
+#: Of the known files, the one that no evaluation reads.
 _CAPTION_TRIPLETS = "caption_triplets.jsonl"
 #: What a composed query always has.
 _COMPOSED = {"reference", "targets"}
@@ -49,13 +48,10 @@ def unread_files(root: Path) -> tuple[tuple[str, str], ...]:
     unread = []
     for path in _further(root):
         if path.parent.name == TRAIN:
-            known = _listed(KNOWN, but=_FACETS)
+            known = _listed(KNOWN)
             unread.append((path, f"training reads {known}, others if data.init_args.file says so"))
         elif not looks_composed(path):
             unread.append((path, "its first line is no composed query"))
-    facets = root / TRAIN / _FACETS
-    if facets.is_file():
-        unread.append((facets, "facets are evaluated only"))
     for path in sorted(root.glob(f"*/{_CAPTION_TRIPLETS}")):
         if path.parent.name != TRAIN:
             unread.append((path, "caption triplets are only trained on, from the split train"))
@@ -75,6 +71,6 @@ def _further(root: Path) -> list[Path]:
     return [path for path in sorted(root.glob("*/*.jsonl")) if path.name not in KNOWN]
 
 
-def _listed(names: Collection[str], but: str) -> str:
-    *first, last = (name for name in names if name != but)
+def _listed(names: Collection[str]) -> str:
+    *first, last = names
     return f"{', '.join(first)} and {last}"

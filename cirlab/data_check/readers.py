@@ -14,7 +14,7 @@ from cirlab.benchmarks import cirr, fashioniq
 from cirlab.benchmarks.captions import captions_in
 from cirlab.dialogue.files import dialogue_of, read_dialogues
 from cirlab.errors import UserError
-from cirlab.reading.folder import Folder, composed_row, dialogue_row
+from cirlab.reading.folder import Folder, composed_row, dialogue_row, facet_row
 from cirlab.reading.json_files import JsonArray
 from cirlab.reading.jsonl import JsonLines, Row
 from cirlab.reading.official import DataRoot
@@ -39,6 +39,10 @@ def _images_of_caption_triplet(row: Row) -> tuple[str, ...]:
     return (row.text("image"),)
 
 
+def _images_of_facet(row: Row) -> tuple[str, ...]:
+    return facet_row(row).targets
+
+
 def _images_of_dialogue(row: Row) -> tuple[str, ...]:
     return dialogue_row(row).targets
 
@@ -48,6 +52,7 @@ _LINES = {
     "pairs.jsonl": ("pairs", _images_of_pair),
     "composed.jsonl": ("composed", _images_of_triplet),
     "caption_triplets.jsonl": ("caption triplets", _images_of_caption_triplet),
+    "facets.jsonl": ("facets", _images_of_facet),
     "dialogues.jsonl": ("dialogues", _images_of_dialogue),
 }
 

@@ -361,7 +361,9 @@ def image_tower(model: PreTrainedModel) -> Callable[..., Any] | None:
     backbone = model.base_model
     if "mm_encoder_outputs" not in signature(backbone.forward).parameters:
         return None
-    found: Callable[..., Any] = backbone.get_image_features
+    # Its type is lost in transformers' modules.
+    found: Any = backbone.get_image_features
+    assert callable(found)
     return found
 
 

@@ -4,7 +4,8 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from cirlab.benchmarks.world_facet import Value, WorldFacet, facet_values, has, lacks
+from cirlab.benchmarks.world_facet import WorldFacet
+from cirlab.world.properties import Value, facet_values, has, lacks
 from cirlab.world.scene import Scene, Thing
 from cirlab.world.vocabulary import PLURALS, POSITIONS, SETTING_PHRASES, dialogue_vocabulary
 from tests.benchmarks.world_readers import scenes_of

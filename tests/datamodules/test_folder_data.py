@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cirlab.errors import UserError
-from cirlab.records import CaptionTriplet, FileImage, SampleKey, TextPair, Triplet
+from cirlab.records import CaptionTriplet, FileImage, PromptedPair, SampleKey, TextPair, Triplet
 from datamodules.folder import FolderData
 from datamodules.joined import JoinedData
 from datamodules.mixed import MixedData
@@ -245,6 +245,22 @@ def test_caption_triplets_need_no_target_image(tmp_path: Path) -> None:
         text="brighter",
         target_caption="shade 4",
     )
+
+
+def test_prompted_records_draw_one_of_the_images_that_have_a_property(tmp_path: Path) -> None:
+    names = write_folder(tmp_path)
+    row = {"id": "1", "facet": "shade", "text": "a dark one", "targets": names[:4]}
+    write_jsonl(tmp_path / "train" / "facets.jsonl", [row | {"prompt": "how dark is it?"}, row])
+    module = folder_data(tmp_path, "prompted")
+    assert module.train_record is PromptedPair
+    dataset = module.train_dataset()
+    assert [image.id for image in module.train_images()] == names[:4]
+    drawn = [dataset[SampleKey(epoch, 0)] for epoch in range(20)]
+    assert {record.image.id for record in drawn} == set(names[:4])
+    for record in drawn:
+        assert (record.text, record.prompt) == ("a dark one", "how dark is it?")
+        assert {record.image.id, *record.also_correct} == set(names[:4])
+    assert dataset[SampleKey(0, 1)].prompt is None
 
 
 def test_records_may_stand_elsewhere_and_images_in_a_folder_of_their_own(tmp_path: Path) -> None:

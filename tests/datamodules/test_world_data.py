@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from cirlab.errors import UserError
-from cirlab.records import CaptionTriplet, Pair, SampleKey, TextPair, Triplet
+from cirlab.records import CaptionTriplet, Pair, PromptedPair, SampleKey, TextPair, Triplet
+from cirlab.world.dialogue import QUESTIONS
 from cirlab.world.image import SceneImage
 from cirlab.world.language import full_caption
+from cirlab.world.properties import facet_values, has
 from cirlab.world.vocabulary import vocabulary, words_of
 from datamodules.world import WorldData
 from tests.world.reading import is_true
@@ -31,6 +33,7 @@ KINDS = {
     "triplets": Triplet,
     "texts": TextPair,
     "caption_triplets": CaptionTriplet,
+    "prompted": PromptedPair,
 }
 
 
@@ -61,10 +64,23 @@ def test_all_words_are_in_the_vocabulary(kind: str) -> None:
         "triplets": lambda r: (*r.texts, r.target_caption),
         "texts": lambda r: (r.query, r.target),
         "caption_triplets": lambda r: (r.caption, r.text, r.target_caption),
+        "prompted": lambda r: (r.text, r.prompt or ""),
     }[kind]
     words = set(vocabulary())
     for record in records(records=kind):
         assert all(set(words_of(text)) <= words for text in texts(record))
+
+
+def test_prompted_texts_tell_what_is_asked_and_are_true_of_the_picture() -> None:
+    prompted = records(records="prompted", samples=2000, unprompted=0.25)
+    values = {value.text: value for found in facet_values().values() for value in found}
+    asked = [record for record in prompted if record.prompt is not None]
+    assert 0.6 < len(asked) / len(prompted) < 0.8
+    for record in asked:
+        value = values[record.text]
+        assert record.prompt == QUESTIONS[value.facet][0]
+        assert isinstance(record.image, SceneImage) and has(record.image.scene, value)
+    assert {values[record.text].facet for record in asked} == set(facet_values())
 
 
 def test_pairs_come_in_series_of_variations() -> None:
