@@ -17,6 +17,7 @@ from cirlab.errors import UserError
 from cirlab.retrieval.evaluation import Encoded, Found, Gallery, Ranking, score, search
 from cirlab.retrieval.ranking import SearchResult, locate
 from cirlab.retrieval.reranking import first_of, score_blocks
+from cirlab.retrieval.views import Views, plan_views
 
 T = TypeVar("T")
 
@@ -29,7 +30,9 @@ class RetrievalEvaluation(L.Callback):
     every gallery once, and scores the method's queries and, for composed queries, the
     baselines of the same encoder: image only, text only, and the sum of both. Where a
     benchmark has a `rerank_depth`, the method's second stage puts that many of each query's best
-    items in order again (`cirlab.retrieval.reranking`).
+    items in order again (`cirlab.retrieval.reranking`). Where the method has prompts for queries,
+    it is told what each gallery is looked at for, and every query is ranked in its own view
+    (`cirlab.retrieval.views`).
 
     Logged on every process: `val/<benchmark>/<metric>` and
     `val/<benchmark>/baseline_<name>/<metric>` (`test/...` in a test run). Breakdowns by tag
@@ -51,6 +54,7 @@ class RetrievalEvaluation(L.Callback):
         self.results: dict[str, dict[str, Any]] = {}
         self.rankings: dict[str, Ranking] = {}
         self._batches: dict[str, list[Mapping[str, Tensor]]] = defaultdict(list)
+        self._views: dict[str, Views] | None = None
 
     # ---- Lightning ----------------------------------------------------------------------
 
@@ -63,13 +67,20 @@ class RetrievalEvaluation(L.Callback):
         """
         if not _is_partial(trainer):
             _check_complete(trainer, stage)
+        self._views = None
         for benchmark in _benchmarks(trainer):
             _check_second_stage(pl_module, benchmark)
             position = {image.id: row for row, image in enumerate(benchmark.gallery)}
             locate(benchmark.queries, position)
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # A query without a prompt is refused before training, not after its first epoch.
+        if trainer.enable_validation:
+            self._plan_views(trainer, pl_module)
+
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._batches.clear()
+        self._plan_views(trainer, pl_module)
 
     def on_validation_batch_end(
         self,
@@ -89,6 +100,7 @@ class RetrievalEvaluation(L.Callback):
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._batches.clear()
+        self._plan_views(trainer, pl_module)
 
     def on_test_batch_end(
         self,
@@ -107,6 +119,19 @@ class RetrievalEvaluation(L.Callback):
             self._evaluate(trainer, pl_module, stage="test")
 
     # ---- parts --------------------------------------------------------------------------
+
+    def _plan_views(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Ask the method once what its queries are about, and tell it what to look at images for.
+
+        Rank 0 alone is asked: an answer may take a language model.
+        """
+        if self._views is None:
+            planned: dict[str, Views] | None = {}
+            if hasattr(pl_module, "prompts_for"):
+                benchmarks, prompts_for = _benchmarks(trainer), pl_module.prompts_for
+                planned = _first_process(partial(plan_views, benchmarks, prompts_for))
+            self._views = distributed.broadcast_object(planned)
+        pl_module.views = self._views or {}
 
     def _collect(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Any]) -> None:
         """Keep one batch's vectors on the CPU in float32, beside their dataset positions."""
@@ -140,7 +165,8 @@ class RetrievalEvaluation(L.Callback):
         """The first stage, indexing each gallery once."""
         if (key := benchmark.gallery_id) not in galleries:
             vectors = _by_index(encoded, _key("gallery", key), len(benchmark.gallery))
-            galleries[key] = Gallery(benchmark.gallery, vectors, factory=self.factory)
+            views = (self._views or {}).get(key)
+            galleries[key] = Gallery(benchmark.gallery, vectors, self.factory, views)
         asked = len(benchmark.asked())
         queries = _by_index(encoded, _key("queries", benchmark.name), asked)
         return search(benchmark, galleries[key], queries, top_k=self.top_k)

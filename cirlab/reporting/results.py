@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from cirlab.benchmarks.base import NO_VIEWS
 from cirlab.reporting.run import Run
 
 #: The breakdown that tells how a dialogue goes on.
@@ -34,12 +35,14 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
     several = protocol.get("wordings", 1)
     asked = f" in {several} wordings" if several != 1 else ""
     depth = protocol.get("rerank_depth", 0)
+    looked = protocol.get("views", NO_VIEWS)
+    views = f"images looked at for {looked}, " if looked != NO_VIEWS else ""
     second = f"best {depth} ranked again by a second stage, " if depth else ""
     return (
         f"{protocol['queries']} queries{asked}, gallery of {protocol['pool_size']}, ranked "
         f"against: {protocol.get('candidates', 'unknown')}, "
         f"excluded: {protocol['exclusion']}, ties {protocol['tie_rule']}, "
-        f"{second}query read as {protocol['query_template']!r}, {protocol['index']} index, "
+        f"{views}{second}query read as {protocol['query_template']!r}, {protocol['index']} index, "
         f"annotations {protocol['annotations']}; all but ranks and bri in percent"
     )
 

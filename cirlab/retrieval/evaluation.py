@@ -13,13 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cirlab.benchmarks.base import Benchmark, SharedPools, ranked_against
+from cirlab.benchmarks.base import (
+    NO_VIEWS,
+    Benchmark,
+    SharedPools,
+    TargetRanks,
+    ranked_against,
+)
 from cirlab.errors import UserError
 from cirlab.metrics import best_ranks
 from cirlab.records import Item, Query
-from cirlab.retrieval.index import GalleryIndex, Ranked
+from cirlab.retrieval.index import EXACT, GalleryIndex, Ranked
 from cirlab.retrieval.ranking import locate
 from cirlab.retrieval.reranking import reranked
+from cirlab.retrieval.viewed_index import ViewedIndex
+from cirlab.retrieval.views import Views, view_name
 
 #: Encoded parts of a composed query that are ranked beside it.
 PARTS = ("image_only", "text_only")
@@ -30,8 +38,9 @@ class Encoded:
     """The vectors of a whole gallery or query set, row i belonging to item i.
 
     Attributes:
-        vectors: by name, each of shape (N, D). A gallery has "gallery" and perhaps "baseline";
-            queries have "query" and perhaps "image_only" and "text_only".
+        vectors: by name, each of shape (N, D). A gallery has "gallery", for its further views
+            "view_1", "view_2" and so on, and perhaps "baseline"; queries have "query" and perhaps
+            "image_only" and "text_only".
         valid: False where the item's image could not be read. Shape (N,), bool.
     """
 
@@ -79,30 +88,57 @@ class Gallery:
         items: all of them.
         encoded: their vectors.
         factory: a FAISS index, see `GalleryIndex`.
+        views: what the items are looked at for; None: for nothing in particular.
 
     Raises:
         UserError: see `GalleryIndex`.
+        RuntimeError: an item that can be ranked has no vector in a view.
     """
 
-    def __init__(self, items: Sequence[Item], encoded: Encoded, factory: str = "Flat") -> None:
+    def __init__(
+        self,
+        items: Sequence[Item],
+        encoded: Encoded,
+        factory: str = EXACT,
+        views: Views | None = None,
+    ) -> None:
         if len(encoded.valid) != len(items):
             raise ValueError(f"{len(encoded.valid)} vectors for {len(items)} items")
+        self.factory = factory
+        self.views = views if views is not None and views.prompted else None
+        factories = dict.fromkeys(encoded.vectors, factory)
+        if self.views is not None:
+            _check_encoded(self.views, encoded)
+            factories |= _exact_where_incomplete(self.views)
         self.rows = encoded.valid.nonzero().flatten()
         self.size = len(encoded.valid)
         ids = [items[row].id for row in self.rows.tolist()]
         self.indexes = {
-            name: GalleryIndex(ids, encoded.kept(name), factory=factory) for name in encoded.vectors
+            name: GalleryIndex(ids, encoded.kept(name), factory=factories[name])
+            for name in encoded.vectors
         }
+        names = [view_name(place) for place in range(len(self.views.prompts) if self.views else 1)]
+        self.viewed = ViewedIndex([self.indexes[name] for name in names])
 
     @property
     def main(self) -> GalleryIndex:
-        """Where the method's own queries search."""
+        """The first view, the only one of most methods; all hold the same items."""
         return self.indexes["gallery"]
 
-    @property
-    def baseline(self) -> GalleryIndex:
-        """Where the parts of queries search: the pretrained space if there is one."""
-        return self.indexes.get("baseline", self.main)
+    def view_of(self, benchmark: Benchmark) -> Tensor:
+        """In which view each query is ranked. Shape (Q,), int64."""
+        if self.views is None:
+            return torch.zeros(len(benchmark.queries), dtype=torch.long)
+        return self.views.view[benchmark.name]
+
+    def rank_part(self, part: Tensor, queries: Sequence[Query], view: Tensor) -> TargetRanks:
+        """Ranks by the vectors (Q, D) of a part of each query.
+
+        In the pretrained space if there is one, else in the view (Q,) of the query.
+        """
+        if "baseline" in self.indexes:
+            return self.indexes["baseline"].target_ranks(part, queries)
+        return self.viewed.rank(part, queries, view, k=0).ranks
 
 
 @dataclass(frozen=True)
@@ -113,6 +149,7 @@ class Found:
         queries: the Q queries that can be ranked, without unreadable images.
         rows: their positions in `Benchmark.queries`.
         vectors: of these queries, by name, each of shape (Q, D).
+        view: of the gallery, in which each of them is ranked. Shape (Q,), int64.
         ranked: ranks of their targets, and their best images.
         unreadable: items and queries that were left out.
     """
@@ -120,6 +157,7 @@ class Found:
     queries: Sequence[Query]
     rows: Sequence[int]
     vectors: Mapping[str, Tensor]
+    view: Tensor
     ranked: Ranked
     unreadable: int
 
@@ -170,9 +208,10 @@ def search(benchmark: Benchmark, gallery: Gallery, encoded: Encoded, top_k: int 
     queries, rows = _rankable(benchmark, gallery, encoded.valid)
     vectors = {name: rows_of[rows] for name, rows_of in encoded.vectors.items()}
     depth = max(top_k, benchmark.list_size, benchmark.rerank_depth or 0)
-    ranked = gallery.main.rank(vectors["query"], queries, k=depth)
+    view = gallery.view_of(benchmark)[rows]
+    ranked = gallery.viewed.rank(vectors["query"], queries, view, k=depth)
     unreadable = int((~encoded.valid).sum()) + gallery.size - len(gallery.rows)
-    return Found(queries, rows, vectors, ranked, unreadable)
+    return Found(queries, rows, vectors, view, ranked, unreadable)
 
 
 def score(benchmark: Benchmark, gallery: Gallery, found: Found) -> Evaluation:
@@ -192,7 +231,7 @@ def _scores(benchmark: Benchmark, gallery: Gallery, found: Found) -> dict[str, A
     return {
         "metrics": benchmark.metrics(ranks, queries),
         "baselines": {
-            name: benchmark.metrics(gallery.baseline.target_ranks(part, queries), queries)
+            name: benchmark.metrics(gallery.rank_part(part, queries, found.view), queries)
             for name, part in baselines(found.vectors).items()
             if benchmark.kind == "composed"
         },
@@ -248,18 +287,18 @@ def baselines(vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _protocol(benchmark: Benchmark, gallery: Gallery, found: Found) -> dict[str, Any]:
-    index = gallery.main
     protocol = benchmark.protocol().as_dict()
     protocol |= {
-        "pool_size": len(index),
+        "pool_size": len(gallery.main),
         "queries": len(found.queries),
         "candidates": ranked_against(found.queries),
-        "index": index.factory,
+        "index": gallery.factory,
         "rerank_depth": benchmark.rerank_depth or 0,
+        "views": gallery.views.protocol(benchmark.name) if gallery.views else NO_VIEWS,
     }
-    if index.is_exact:
+    if gallery.factory == EXACT:
         return protocol
-    recall = index.recall_against_flat(found.vectors["query"], k=10)
+    recall = gallery.viewed.recall_against_flat(found.vectors["query"], found.view, k=10)
     return protocol | {"index_recall_at_10": recall}
 
 
@@ -307,3 +346,24 @@ def without(
     within = kept.get("subset", kept["targets"])
     answerable = not query.targets or set(kept["targets"]) & set(within)
     return dataclasses.replace(query, **kept) if answerable else None
+
+
+def _exact_where_incomplete(views: Views) -> dict[str, str]:
+    """An exact index for views in which queries have candidates of their own.
+
+    These are ranked exactly in any case, and the missing vectors would spoil an approximation.
+    """
+    complete = views.needed.all(dim=1).tolist()
+    return {view_name(place): EXACT for place, whole in enumerate(complete) if not whole}
+
+
+def _check_encoded(views: Views, encoded: Encoded) -> None:
+    """A vector that a method forgot would lose against all others, and raise the targets' ranks."""
+    for place, prompt in enumerate(views.prompts):
+        there = encoded.vectors[view_name(place)].any(dim=1)
+        missing = int((views.needed[place] & encoded.valid & ~there).sum())
+        if missing:
+            raise RuntimeError(
+                f"{missing} items that can be ranked have no vector, or a zero one, when they are "
+                f"looked at for {prompt!r}; encode_views must encode all that is needed"
+            )

@@ -36,6 +36,8 @@ from cirlab.retrieval.ranking import (
 
 __all__ = ["APPROXIMATE_DEPTH", "TIE_TOLERANCE", "GalleryIndex", "Ranked", "SearchResult"]
 
+#: The index that compares a query with every image.
+EXACT = "Flat"
 #: How many images of an approximate index are searched for a query's targets.
 APPROXIMATE_DEPTH = 1000
 
@@ -74,7 +76,7 @@ class GalleryIndex:
     """
 
     def __init__(
-        self, ids: Sequence[str], vectors: Tensor, factory: str = "Flat", memory_mib: int = 64
+        self, ids: Sequence[str], vectors: Tensor, factory: str = EXACT, memory_mib: int = 64
     ) -> None:
         self.ids = tuple(ids)
         self.factory = factory
@@ -91,7 +93,7 @@ class GalleryIndex:
     @property
     def is_exact(self) -> bool:
         """Whether a search compares the query with every image."""
-        return self.factory == "Flat"
+        return self.factory == EXACT
 
     @cached_property
     def _faiss(self) -> faiss.Index:
@@ -180,7 +182,11 @@ class GalleryIndex:
         """
         if len(vectors) != len(queries):
             raise ValueError(f"{len(vectors)} vectors for {len(queries)} queries")
-        vectors, known = unit_vectors(vectors, what="query"), locate(queries, self.position)
+        vectors = unit_vectors(vectors, what="query")
+        return self.rank_located(vectors, locate(queries, self.position), k)
+
+    def rank_located(self, vectors: Tensor, known: Positions, k: int) -> Ranked:
+        """The same for unit vectors (Q, D) and ids that were looked up in this gallery's."""
         with full_precision():
             ranks, best = self._rank(vectors, known, k)
             if known.subsets is None:

@@ -59,6 +59,7 @@ OTHER = {
     "candidates": "own, 15",
     "wordings": 2,
     "rerank_depth": 16,
+    "views": "8 prompts, 0123456789abcdef",
 }
 
 
