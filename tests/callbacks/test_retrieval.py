@@ -90,6 +90,7 @@ def test_the_protocol_says_what_was_ranked() -> None:
     assert protocol["queries"] == 11
     assert protocol["tie_rule"] == "pessimistic"
     assert protocol["index"] == "Flat"
+    assert protocol["views"] == "none"
     assert len(protocol["annotations"]) == 16
 
 
