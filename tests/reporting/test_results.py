@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from cirlab.benchmarks.base import Protocol
-from cirlab.reporting.results import metric_text, metric_title, show_run
+from cirlab.reporting.results import metric_text, metric_title, protocol_line, show_run
 from cirlab.reporting.run import Run, write_json
 
 METRICS = {
@@ -24,6 +25,13 @@ def test_names_and_units() -> None:
     assert metric_text("recall_at_1", 1.0) == "100.00"
     assert metric_text("mean_rank", 1.0) == "1.0"
     assert metric_text("bri", 0.76741) == "0.7674"
+
+
+def test_what_images_are_looked_at_for_is_told() -> None:
+    protocol = Protocol("b", 100, 50, "none", "{text}", "abc")
+    assert "looked at" not in protocol_line(protocol.as_dict())
+    prompted = replace(protocol, views="8 prompts, 0123").as_dict()
+    assert "ties pessimistic, images looked at for 8 prompts, 0123, " in protocol_line(prompted)
 
 
 def test_the_method_and_its_baselines_fit_a_terminal(tmp_path: Path) -> None:
