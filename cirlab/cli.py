@@ -21,10 +21,12 @@ import lightning as L
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.strategies import StrategyRegistry
 from rich.console import Console
 
+from cirlab import distributed
 from cirlab.command.checkpoint_config import CONFIG, check_config, read_metadata
 from cirlab.command.configuration import (
     SUBCOMMANDS,
@@ -101,6 +103,16 @@ class SaveConfig(SaveConfigCallback):
             self.parser.save(
                 self.config, folder / self.config_filename, skip_unset=False, overwrite=True
             )
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's, without the numbers of all loggers run together (`v_num`)."""
+
+    def get_metrics(
+        self, trainer: L.Trainer, pl_module: L.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        metrics = super().get_metrics(trainer, pl_module)
+        return {name: value for name, value in metrics.items() if name != "v_num"}
 
 
 class Trainer(L.Trainer):
@@ -231,6 +243,14 @@ class RetrievalCLI(LightningCLI):
                 raise own from error
             raise
 
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        trainer = super().instantiate_trainer(**kwargs)
+        named = self._get(self.config_init, "trainer.callbacks") or []
+        callbacks, bar = vars(trainer)["callbacks"], trainer.progress_bar_callback
+        if type(bar) is RichProgressBar and bar not in named:
+            callbacks[callbacks.index(bar)] = ProgressBar()
+        return trainer
+
     def _name_runs(self, config: Any) -> None:
         """Call runs by their experiment where the logger has no name of its own."""
         for entry in _loggers(config):
@@ -338,6 +358,8 @@ def main(args: Sequence[str] | None = None) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         return _refuse(UserError(f"{error}; free space on that disk and resume"))
+    finally:
+        distributed.leave()
     return 0
 
 
@@ -367,8 +389,8 @@ def _quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.INFO)
     for name in ("lightning.pytorch", "lightning.fabric", "faiss.loader"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Lightning about its own insides, the folder of a resumed run, and frozen towers, which are in
-    # eval mode because their running statistics must not move.
+    # Lightning about its own insides, the folder of a resumed run, frozen towers, which are in eval
+    # mode because their running statistics must not move, and short trials.
     messages = (
         ".*LeafSpec.*",
         # peft asks transformers by an old name.
@@ -377,6 +399,7 @@ def _quiet_libraries() -> None:
         ".*callbacks used to create the checkpoint need to be provided.*",
         ".*The dirpath has changed from .*",
         ".*module\\(s\\) in eval mode at the start of training.*",
+        ".*is smaller than the logging interval.*",
     )
     for message in messages:
         warnings.filterwarnings("ignore", message=message)

@@ -5,6 +5,7 @@ All functions work without a process group, as one process that is rank 0 of 1.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import TypeVar, cast
 
@@ -34,6 +35,19 @@ def world_size(group: dist.ProcessGroup | None = None) -> int:
 
 def _initialized() -> bool:
     return dist.is_available() and dist.is_initialized()
+
+
+def leave() -> None:
+    """Leave all groups, as the last thing that a program does with them.
+
+    A thread of gloo may still hold a tensor of the last collective. If it lets go of it once the
+    interpreter ends, the process is aborted ("terminate called without an active exception",
+    https://github.com/pytorch/pytorch/issues/190489). The threads end with their groups, which
+    last as long as something holds them.
+    """
+    if _initialized():
+        gc.collect()
+        dist.destroy_process_group()
 
 
 def gather_with_grad(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:

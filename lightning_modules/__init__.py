@@ -6,6 +6,7 @@ from lightning_modules.clip import CLIP, ClipFromScratch
 from lightning_modules.collm import CoLLM
 from lightning_modules.instructcir import InstructCIR
 from lightning_modules.language_model import EmbeddingLanguageModel
+from lightning_modules.promptable import Promptable
 from lightning_modules.token_labelling import TokenLabelling
 from lightning_modules.vision_language_model import MLLMFromScratch, VisionLanguageModel
 
@@ -16,6 +17,7 @@ __all__ = [
     "EmbeddingLanguageModel",
     "InstructCIR",
     "MLLMFromScratch",
+    "Promptable",
     "TokenLabelling",
     "VisionLanguageModel",
 ]

@@ -147,7 +147,7 @@ class InstructCIR(RetrievalModule):
     @staticmethod
     def limits(arguments: Mapping[str, Any]) -> frozenset[str]:
         # Where words are cut, vectors depend on how many are left.
-        cuts = arguments["llm"]["long_text"] == "cut"
+        cuts = arguments.get("llm", {}).get("long_text") == "cut"
         return frozenset() if cuts else frozenset({"llm.max_length"})
 
     def fixed_prompts(self) -> Sequence[str]:

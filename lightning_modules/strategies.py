@@ -83,6 +83,12 @@ class FSDP2Strategy(ModelParallelStrategy):
         shard(method, self.device_mesh["data_parallel"])
         super().setup(trainer)
 
+    def teardown(self) -> None:
+        super().teardown()
+        # torch caches layouts of tensors, with their meshes and what these hold: groups of
+        # processes, whose threads would outlive the program (`cirlab.distributed.leave`).
+        getattr(self._device_mesh, "_pg_registry", {}).clear()
+
     # ---- checkpoints --------------------------------------------------------------------
 
     def lightning_module_state_dict(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,8 @@ def check_config(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any], f
             f"{path} is a checkpoint of {theirs}, but the configuration names {ours}; use the "
             "experiment that it was trained with"
         )
-    if differences := _differences(_decisive(saved, fit), _decisive(now, fit)):
+    free = _free_arguments(saved["model"], fit) & _free_arguments(now["model"], fit)
+    if differences := _differences(_decisive(saved, fit, free), _decisive(now, fit, free)):
         raise UserError(_sentence(differences, f"the checkpoint {path}"))
 
 
@@ -163,14 +164,12 @@ def _spelt(key: str, values: Mapping[str, Any]) -> str:
     return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
 
 
-def _decisive(config: Mapping[str, Any], fit: bool) -> dict[str, Any]:
+def _decisive(config: Mapping[str, Any], fit: bool, free: frozenset[str]) -> dict[str, Any]:
     """The values that have to agree, by dotted key."""
-    model = config["model"]
-    learning = () if fit else tuple(_learning_arguments(model["class_path"]))
     found = {
         f"model.init_args.{key}": value
-        for key, value in leaves(model.get("init_args") or {})
-        if not any(key == name or key.startswith(f"{name}.") for name in learning)
+        for key, value in leaves(config["model"].get("init_args") or {})
+        if not any(key == name or key.startswith(f"{name}.") for name in free)
     }
     if not fit:
         return found
@@ -184,7 +183,14 @@ def _decisive(config: Mapping[str, Any], fit: bool) -> dict[str, Any]:
     return found
 
 
-def _learning_arguments(class_path: str) -> frozenset[str]:
-    """Arguments of a method that say how it learned, which an evaluation need not repeat."""
-    module, _, name = class_path.rpartition(".")
-    return getattr(getattr(import_module(module), name), "learning_arguments", frozenset())
+def _free_arguments(model: Mapping[str, Any], fit: bool) -> frozenset[str]:
+    """Arguments of a method that need not agree with the checkpoint's.
+
+    They are those that say how it learned, where nothing more is learned, and those that only say
+    what is refused.
+    """
+    module, _, name = model["class_path"].rpartition(".")
+    method = getattr(import_module(module), name)
+    learning: frozenset[str] = getattr(method, "learning_arguments", frozenset())
+    limits: Callable[..., frozenset[str]] = getattr(method, "limits", lambda _: frozenset())
+    return (frozenset() if fit else learning) | limits(model.get("init_args") or {})

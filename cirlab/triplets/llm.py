@@ -81,6 +81,7 @@ class InstructionLLM:
         dtype: of the weights; "auto" keeps the file's.
         four_bit: 4-bit weights.
         device: where it runs.
+        key: how the user has named the model, for errors.
 
     Raises:
         UserError: the weights cannot be read, or have no chat template that a text fits into.
@@ -93,14 +94,15 @@ class InstructionLLM:
         dtype: Dtype = "auto",
         four_bit: FourBit | None = None,
         device: str | torch.device = "cpu",
+        key: str = "--model",
     ) -> None:
         self.name = name
         self.dtype, self.four_bit = dtype, four_bit
         folder = resolve_folder(name)
-        with weights_or_sentence(name, key="--model"):
+        with weights_or_sentence(name, key=key):
             self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
             # Before the weights, which may take minutes.
-            self._in_parts = _needs_parts(self.tokenizer, name)
+            self._in_parts = _needs_parts(self.tokenizer, f"{name!r} ({key})")
             self.model: Any = _model(folder, dtype, four_bit, torch.device(device))
         # An answer follows its chat: padding in between would stand where words are expected.
         self.tokenizer.padding_side = "left"
@@ -183,16 +185,20 @@ def _model(
     return model.eval()
 
 
-def _needs_parts(tokenizer: PreTrainedTokenizerBase, name: str) -> bool:
+def _needs_parts(tokenizer: PreTrainedTokenizerBase, named: str) -> bool:
     """Whether the chat template wants messages in parts, as those for pictures and words do.
+
+    Args:
+        tokenizer: the model's.
+        named: the model and where it was named, for errors.
 
     Raises:
         UserError: there is no template, or it shows a text in neither way.
     """
     if not tokenizer.chat_template:
         raise UserError(
-            f"the model {name!r} (--model) has no chat template; choose one that was trained to "
-            "follow instructions"
+            f"the model {named} has no chat template; choose one that was trained to follow "
+            "instructions"
         )
     chat: list[Message] = [{"role": "user", "content": _PROBE}]
     for in_parts in (False, True):
@@ -202,8 +208,8 @@ def _needs_parts(tokenizer: PreTrainedTokenizerBase, name: str) -> bool:
         except (TemplateError, TypeError):
             continue
     raise UserError(
-        f"the chat template of the model {name!r} (--model) does not show what a user says; choose "
-        "another model"
+        f"the chat template of the model {named} does not show what a user says; choose another "
+        "model"
     )
 
 

@@ -53,6 +53,25 @@ DECISIVE = [
 ]
 
 
+@pytest.mark.parametrize("fit", [True, False])
+def test_a_limit_may_be_raised_unless_texts_are_cut_to_it(fit: bool) -> None:
+    def config(**llm: Any) -> dict[str, Any]:
+        model = {
+            "class_path": "lightning_modules.InstructCIR",
+            "init_args": {"llm": {"name": "zoo:tiny_mllm", **llm}},
+        }
+        return CONFIG | {"model": model}
+
+    saved = config(max_length=100, long_text="refuse")
+    check_config(PATH, saved, config(max_length=200, long_text="refuse"), fit)
+    with pytest.raises(UserError, match="long_text is 'cut'") as told:
+        check_config(PATH, saved, config(max_length=100, long_text="cut"), fit)
+    assert "max_length" not in str(told.value)
+    with pytest.raises(UserError, match=r"max_length is 200 .* but 100"):
+        cut = config(max_length=100, long_text="cut")
+        check_config(PATH, cut, config(max_length=200, long_text="cut"), fit)
+
+
 @pytest.mark.parametrize(("key", "value", "for_fit", "for_evaluation"), DECISIVE)
 def test_what_has_to_agree(key: str, value: Any, for_fit: bool, for_evaluation: bool) -> None:
     for fit, refused in ((True, for_fit), (False, for_evaluation)):

@@ -98,6 +98,18 @@ def test_a_second_training_goes_on_from_the_first(
         torch.testing.assert_close(second.model.state_dict()[name], weight, rtol=0, atol=0)
 
 
+def test_a_frozen_tower_stays_as_it_was_while_the_language_model_learns(
+    trained: tuple[VisionLanguageModel, Path], tmp_path: Path
+) -> None:
+    first, folder = trained
+    second = train(tmp_path / "second", model=str(folder), freeze_tower=True)
+    before, after = first.model.state_dict(), second.model.state_dict()
+    moved = {name for name, weight in before.items() if not torch.equal(after[name], weight)}
+    assert any("language_model" in name for name in moved)
+    assert any("multi_modal_projector" in name for name in moved)
+    assert not any("vision_tower" in name for name in moved)
+
+
 def still(parameters: Any) -> torch.optim.Optimizer:
     """An optimiser that moves nothing."""
     return torch.optim.SGD(parameters, lr=0.0)

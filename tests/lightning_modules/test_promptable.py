@@ -1,0 +1,167 @@
+"""Promptable embeddings: what is read, how galleries are looked at, and what the map is told by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+
+from callbacks import RetrievalEvaluation
+from cirlab.benchmarks import WorldFacet
+from cirlab.encoders.adapters import Lora
+from cirlab.encoders.mllm import MLLMSettings
+from cirlab.encoders.mllm_processor import Prompt
+from cirlab.errors import UserError
+from cirlab.records import PromptedPair, SampleKey
+from datamodules import WorldData
+from lightning_modules.promptable import LinearSample, Promptable, PromptableTemplates
+from tests.tiny_mllm import write_tiny_mllm
+
+QUESTION = "what is the weather?"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("promptable") / "mllm"
+    write_tiny_mllm(path)
+    return path
+
+
+def method(folder: Path, **options: Any) -> Promptable:
+    torch.manual_seed(0)
+    llm = MLLMSettings(str(folder), lora=Lora(rank=4, alpha=8), max_length=256, group_size=3)
+    module = Promptable(llm, **options)
+    module.configure_model()
+    for name, weight in module.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.05)
+    return module
+
+
+def data(**options: Any) -> WorldData:
+    benchmark = WorldFacet(families=8, queries_per_facet=2, negatives=5)
+    settings: dict[str, Any] = {"samples": 8, "batch_size": 4, "eval_batch_size": 16} | options
+    return WorldData(records="prompted", series_size=1, benchmarks=[benchmark], **settings)
+
+
+def evaluate(module: Promptable) -> dict[str, Any]:
+    retrieval = RetrievalEvaluation()
+    trainer = L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[retrieval],
+    )
+    trainer.validate(module, data(), verbose=False)
+    return retrieval.results["world_facet"]
+
+
+def images(count: int) -> list[Any]:
+    records = data().train_dataset()
+    return [records[SampleKey(0, number)].image for number in range(count)]
+
+
+def test_each_way_of_looking_gives_the_vector_of_its_whole_prompt(folder: Path) -> None:
+    pictures = images(5)
+    templates = PromptableTemplates()
+    needed = torch.ones(2, len(pictures), dtype=torch.bool)
+    needed[1, 3] = False
+    found = {}
+    for looking in ("whole", "prefix"):
+        module = method(folder, looking=looking).eval()
+        inputs = module.image_collator()(pictures)
+        with torch.no_grad():
+            found[looking] = module.encode_views(inputs, [None, QUESTION], needed)
+            general = [Prompt(templates.image, image=picture.load()) for picture in pictures]
+            asked = [Prompt(templates.prompted, QUESTION, p.load()) for p in pictures]
+            expected = [module.llm(module.llm.processor(prompts)) for prompts in (general, asked)]
+        torch.testing.assert_close(found[looking][0], expected[0], atol=1e-5, rtol=0)
+        asked_for = needed[1]
+        torch.testing.assert_close(
+            found[looking][1][asked_for], expected[1][asked_for], atol=1e-5, rtol=0
+        )
+        assert (found[looking][1][3] == 0).all()
+    assert (expected[0] - expected[1]).norm() > 0.1
+
+
+def test_the_prefix_gives_the_ranks_of_whole_prompts_and_is_told_from_general(
+    folder: Path,
+) -> None:
+    whole, prefix, general = (
+        evaluate(method(folder, looking=looking)) for looking in ("whole", "prefix", "general")
+    )
+    assert whole == prefix
+    assert whole["protocol"] != general["protocol"]
+
+
+def test_each_question_has_a_map_of_its_own_that_the_seed_decides(folder: Path) -> None:
+    module = method(folder, looking="linear", linear=LinearSample(count=8, method="least_squares"))
+    results = evaluate(module)
+    assert results["protocol"]["candidates"] == "own, 6"
+    chosen, maps = module._maps["world_facet"]
+    assert set(chosen) == set(maps) and len(maps) == 10
+    assert all(w.shape == (module.llm.dim, module.llm.dim) for w in maps.values())
+    again = evaluate(method(folder, looking="linear", linear=LinearSample(count=8)))
+    assert again == results
+    with pytest.raises(UserError, match="from 1 to"):
+        evaluate(method(folder, looking="linear", linear=LinearSample(count=5000)))
+
+
+def test_a_map_from_training_images_needs_none_of_the_benchmark(folder: Path) -> None:
+    sample = LinearSample(count=6, source="training")
+    results = evaluate(method(folder, looking="linear", linear=sample))
+    assert results["metrics"].keys() >= {"recall_at_1", "macro_recall_at_5"}
+
+
+def test_equal_words_for_one_question_are_one_target(folder: Path) -> None:
+    first, second = images(2)
+    module = method(folder)
+    records = [
+        PromptedPair(first, "at night", "what time is it?"),
+        PromptedPair(second, "at night", "what time is it?"),
+        PromptedPair(second, "at night"),
+    ]
+    batch = module.train_collator()(records)
+    ids = batch["ids"].tolist()
+    assert ids[0] == ids[1] != ids[2]
+    loss = module.losses(batch)["prompted"]
+    loss.backward()
+    grads = [p.grad for p in module.parameters() if p.requires_grad]
+    assert grads and all(grad is not None and grad.abs().sum() > 0 for grad in grads)
+
+
+def test_it_learns(folder: Path) -> None:
+    module = method(folder, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+    batch = module.train_collator()([data().train_dataset()[SampleKey(0, i)] for i in range(8)])
+    optimizer = torch.optim.Adam([p for p in module.parameters() if p.requires_grad], lr=0.01)
+    losses = []
+    for _ in range(12):
+        optimizer.zero_grad()
+        loss = module.losses(batch)["prompted"]
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"image": "Represent the given image."}, "image is .* must hold <image> once"),
+        ({"prompted": "<image> look"}, "prompted is .* must hold {text} once"),
+        ({"text": "<image>{text}"}, "text is .* must hold <image> not at all"),
+    ],
+)
+def test_templates_hold_what_they_need(options: dict[str, str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        PromptableTemplates(**options)
+
+
+def test_a_sample_of_nothing_is_refused() -> None:
+    with pytest.raises(UserError, match=r"linear\.count is 0"):
+        LinearSample(count=0)
