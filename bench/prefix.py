@@ -27,7 +27,7 @@ from cirlab.world.dialogue import QUESTIONS
 from cirlab.world.render import render
 from cirlab.world.scene import draw_scene, generator
 
-REPEATS = 9
+REPEATS = 5
 #: Pictures encoded at once: the usual number, and fewer where they have many tokens.
 PICTURES, LARGE_PICTURES = 16, 4
 TEMPLATE = "<image>\nRepresent the given image with the following question: {text}\n"
@@ -88,6 +88,7 @@ def further_prompt(
     """One more prompt behind kept prefixes."""
     images, group = PromptedImages(llm), inputs(llm, pictures)
     prefix = images.prefix(group)
+    images.proceed(prefix, suffix), images.whole(group, suffix)
     ours, theirs = in_turns(
         lambda: each(lambda: images.proceed(prefix, suffix), len(pictures)),
         lambda: each(lambda: images.whole(group, suffix), len(pictures)),
