@@ -194,7 +194,7 @@ def fit(module: LookingModule, **options: Any) -> RetrievalEvaluation:
 def test_a_query_that_needs_a_prompt_is_refused_before_training() -> None:
     module = CountsSteps(refused=4)
     with pytest.raises(UserError, match="query number 4 has no prompt"):
-        fit(module)
+        fit(module, num_sanity_val_steps=0)
     assert module.steps == 0
     with pytest.raises(UserError, match="query number 4 has no prompt"):
         validate(LookupBenchmark(), module=LookingModule(refused=4))
