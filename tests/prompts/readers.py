@@ -26,7 +26,7 @@ class Reader:
         self.asked: list[list[str]] = []
 
     def identity(self) -> Mapping[str, Any]:
-        return {"name": "reader"}
+        return {"name": "reader", "weights": "w"}
 
     def length(self, chat: Sequence[Message]) -> int:
         read = [m for m in chat if self.has_system or m["role"] != "system"]

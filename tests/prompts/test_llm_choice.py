@@ -42,7 +42,6 @@ def chooser_at(folder: Path, llm: object = "reader", **arguments: Any) -> LLMCho
 def reader(monkeypatch: pytest.MonkeyPatch) -> Reader:
     """Stands in for the weights, none of which answer sensibly in a test."""
     reader = Reader(ANSWERS)
-    reader.identity = lambda: {"weights": "w"}  # type: ignore[method-assign]
     monkeypatch.setattr(llm_choice, "InstructionLLM", lambda name, **settings: reader)
     return reader
 
