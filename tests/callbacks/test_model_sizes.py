@@ -21,7 +21,9 @@ class Validated(Records):
         assert self.trainer is not None and isinstance(self.trainer.lightning_module, CLIP)
         read: Any = self.trainer.lightning_module.image_collator()
         images: Any = [pair.image for pair in records("clip")]
-        return DataLoader(images, 20, collate_fn=lambda i: {"kind": "gallery", "inputs": read(i)})
+        return DataLoader(
+            images, 20, collate_fn=lambda i: {"kind": "gallery", "source": "", "inputs": read(i)}
+        )
 
 
 @pytest.fixture
