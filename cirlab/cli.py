@@ -380,7 +380,7 @@ def _quiet_libraries() -> None:
         ".*callbacks used to create the checkpoint need to be provided.*",
         ".*The dirpath has changed from .*",
         ".*module\\(s\\) in eval mode at the start of training.*",
-        ".*XX smaller than the logging interval.*",
+        ".*is smaller than the logging interval.*",
     )
     for message in messages:
         warnings.filterwarnings("ignore", message=message)
