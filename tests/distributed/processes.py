@@ -9,6 +9,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from cirlab.distributed import leave
+
 WORLD = 2
 
 
@@ -29,4 +31,4 @@ def _run(rank: int, function: Callable[..., Any], folder: Path, args: tuple[Any,
     try:
         torch.save(function(rank, *args), folder / f"{rank}.pt")
     finally:
-        dist.destroy_process_group()
+        leave()

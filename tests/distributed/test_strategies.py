@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from callbacks import AtomicCheckpointIO
 from cirlab.checkpoints import METADATA, is_checkpoint, read_checkpoint
 from cirlab.command.checkpoint_config import read_metadata
+from cirlab.distributed import leave
 from cirlab.encoders.adapters import Lora
 from cirlab.errors import UserError
 from cirlab.records import DecodedImage, Pair
@@ -182,6 +183,15 @@ def train_together(rank: int, models: Path, folder: Path) -> list[str]:
     return [*seen, str(caught.value)]
 
 
+def train_and_leave(rank: int, models: Path, folder: Path, name: str) -> int:
+    """Threads of gloo that are left."""
+    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE=str(WORLD))
+    train(method(models), name, folder / "left.ckpt", steps=1)
+    leave()
+    names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    return names.count("pt_gloo_runloop")
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
@@ -296,3 +306,10 @@ def test_what_a_process_sees(runs: Path) -> None:
     assert (runs / "half_precision.ckpt").is_file()
     half = read_checkpoint(runs / "half_precision.ckpt")["state_dict"]
     assert all(value.isfinite().all() for value in half.values())
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
+@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
+def test_no_thread_of_gloo_outlives_the_groups(name: str, models: Path, tmp_path: Path) -> None:
+    """One that lets go of a tensor while the interpreter ends would abort the process."""
+    assert run_in_processes(train_and_leave, tmp_path, models, tmp_path, name) == [0, 0]
