@@ -46,8 +46,9 @@ def test_two_processes_train_and_evaluate_as_one(tmp_path: Path) -> None:
     ]
     assert states[0].keys() == states[1].keys()
     for name, value in states[0].items():
-        torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=1e-5, msg=name)
-    assert two == pytest.approx(one, abs=0.03)
+        torch.testing.assert_close(states[1][name], value, rtol=1e-5, atol=2e-6, msg=name)
+    # Sums of other parts round otherwise, by 1e-6 at most here: too little to change any rank.
+    assert two == one
     record = json.loads((together / "run.json").read_text())
     assert (record["processes"], record["global_batch"]) == (2, 16)
     assert record["negatives_per_query"] == 15
