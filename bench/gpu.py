@@ -2,8 +2,9 @@
 
 Adapters are trained over bfloat16 and over 4-bit weights, with and without computing parts again,
 at growing batches until memory does not suffice. Weights are random and inputs noise: neither
-changes what is computed, and nothing is downloaded. The table goes to docs/gpu.md after each row,
-so that a run that is ended has not been for nothing. Not part of `make bench` unless it is named.
+changes what is computed, and nothing is downloaded. The table goes to docs/benchmarks.md after each
+row, so that a run that is ended has not been for nothing. Not part of `make bench` unless it is
+named.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ VARIANTS = (
     Variant("vectors (chunks of 8)", chunk_size=8),
 )
 BATCHES = (8, 32, 128)
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "gpu.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 GIB = 2**30
 
 

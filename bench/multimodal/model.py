@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import bitsandbytes as bnb
 import torch
 from torch import nn
-from torch.nn.functional import normalize
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from bench.multimodal.architectures import Architecture
-from cirlab.encoders.adapters import FourBit, Lora, add_lora_to_llm
-from cirlab.encoders.mllm import OUTSIDE_LANGUAGE_MODEL, language_model
+from cirlab.chunking import split
+from cirlab.encoders.adapters import FourBit, Lora
+from cirlab.encoders.llm import checkpoint_layers
+from cirlab.encoders.mllm import EmbeddingMLLM, MLLMSettings, language_model
 
 #: On every matrix of the language model, as in the experiments with published settings.
 LORA = Lora(rank=64, alpha=64, dropout=0.0)
 
 
-class Embedder(nn.Module):
-    """What InstructCIR trains (`cirlab.encoders.mllm`), built without any file.
+class Embedder(EmbeddingMLLM):
+    """The encoder that InstructCIR trains, around a model that comes from no file.
 
     Args:
         architecture: its sizes.
@@ -35,33 +37,37 @@ class Embedder(nn.Module):
         device: torch.device,
         lora: Lora = LORA,
     ) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         model = random_weights(architecture, device)
         if four_bit is not None:
             quantise(language_model(model), four_bit)
             # transformers sets it where it quantises, and peft looks at it.
             model.__dict__["is_loaded_in_4bit"] = True
-        self.adapted = add_lora_to_llm(
-            model, lora, quantized=four_bit is not None, exclude=OUTSIDE_LANGUAGE_MODEL
-        )
-        self.inner: PreTrainedModel = model
+        settings = MLLMSettings(architecture.name, lora=lora, four_bit=four_bit, dtype="bfloat16")
+        self.take(model, settings)
         self.train()
 
-    def recompute_layers(self, wanted: bool) -> None:
-        """Switch gradient checkpointing on or off."""
-        if wanted:
-            kwargs = {"use_reentrant": False}
-            self.inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
-        else:
-            self.inner.gradient_checkpointing_disable()
+    def keep(self, chunk_size: int | None, recompute_layers: bool) -> None:
+        """What is kept for the backward pass.
 
-    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Unit vectors at the last token, (B, D)."""
-        if "image_grid_thw" in inputs:
-            inputs = inputs | {"pixel_values": inputs["pixel_values"].flatten(0, 1)}
-        backbone: Any = self.inner.base_model
-        hidden = backbone(**inputs, use_cache=False).last_hidden_state
-        return normalize(hidden[:, -1].float(), dim=-1)
+        Args:
+            chunk_size: rows of a chunk, of which only vectors are kept; None keeps all.
+            recompute_layers: gradient checkpointing.
+        """
+        self.chunked = chunk_size is not None
+        if recompute_layers:
+            checkpoint_layers(self.speaker)
+        else:
+            self.speaker.gradient_checkpointing_disable()
+
+    def grouped(self, inputs: Mapping[str, torch.Tensor], chunk_size: int | None) -> dict[str, Any]:
+        """Tensors of B rows as `MLLMProcessor` makes batches, in chunks or in its groups."""
+        groups = split(inputs, chunk_size or self.settings.group_size)
+        for group in groups:
+            if "image_grid_thw" in group:
+                group["pixel_values"] = group["pixel_values"].flatten(0, 1)
+        rows = len(inputs["input_ids"])
+        return {"groups": groups, "order": torch.arange(rows), "cut": torch.tensor(0)}
 
 
 def random_weights(architecture: Architecture, device: torch.device) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""The table of `bench.gpu`, between two marks of docs/gpu.md."""
+"""The table of `bench.gpu`, between two marks of docs/benchmarks.md."""
 
 from __future__ import annotations
 

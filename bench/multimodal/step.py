@@ -12,7 +12,6 @@ import torch
 
 from bench.multimodal.architectures import Architecture
 from bench.multimodal.model import Embedder
-from cirlab.chunking import in_chunks, split
 from cirlab.losses import ContrastiveLoss
 
 #: Steps before the measured ones, and how many are measured: fewer where they take long.
@@ -75,7 +74,6 @@ def _measure(
     variant: Variant,
     device: torch.device,
 ) -> Measured:
-    model.recompute_layers(variant.recompute_layers)
     step = training_step(model, architecture, batch, variant, device)
     for _ in range(WARM_UP):
         step()
@@ -96,14 +94,16 @@ def training_step(
     """A function that trains on one batch and returns its loss."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     loss = ContrastiveLoss(temperature=0.05, symmetric=False)
-    sides = [architecture.images(batch, device), architecture.captions(batch, device)]
+    model.keep(variant.chunk_size, variant.recompute_layers)
+    images, captions = (
+        model.grouped(side(batch, device), variant.chunk_size)
+        for side in (architecture.images, architecture.captions)
+    )
     ids = torch.arange(batch, device=device)
 
     def step() -> float:
         with torch.autocast(device.type, torch.bfloat16):
-            chunks = [split(side, variant.chunk_size) for side in sides]
-            images, captions = (in_chunks(model, parts) for parts in chunks)
-            value = loss(images, captions, ids)
+            value = loss(model(images), model(captions), ids)
         value.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -129,12 +129,8 @@ class EmbeddingMLLM(nn.Module):
         device: torch.device | None = None,
     ) -> None:
         super().__init__()
-        self.name, self.settings = settings.name, settings
-        self.cut = 0
-        self.chunked = chunk_size is not None
         model, processor = load_mllm(settings, device)
         _check_length(settings, model)
-        self.width: int = model.config.get_text_config().hidden_size
         self.processor = MLLMProcessor(
             processor,
             max_length=settings.max_length,
@@ -143,6 +139,22 @@ class EmbeddingMLLM(nn.Module):
             options=settings.processor_options,
         )
         check_template(self.processor)
+        self.take(model, settings, chunk_size)
+
+    def take(
+        self, model: PreTrainedModel, settings: MLLMSettings, chunk_size: int | None = None
+    ) -> None:
+        """Adapt a model and read by it from now on.
+
+        Args:
+            model: with the weights of the base.
+            settings: how it is adapted; no file is read.
+            chunk_size: as of the class.
+        """
+        self.name, self.settings = settings.name, settings
+        self.cut = 0
+        self.chunked = chunk_size is not None
+        self.width: int = model.config.get_text_config().hidden_size
         self.model: nn.Module = _adapted(model, settings)
         if settings.gradient_checkpointing:
             checkpoint_layers(model)

@@ -25,8 +25,8 @@ from bench.multimodal.architectures import (
 from bench.multimodal.model import Embedder, random_weights
 from bench.multimodal.page import BEGIN, END, Card, Entry, section, write_section
 from bench.multimodal.step import Measured, Variant
-from cirlab.chunking import in_chunks, split
 from cirlab.encoders.adapters import FourBit, Lora
+from cirlab.encoders.mllm import EmbeddingMLLM
 from cirlab.errors import UserError
 
 CPU = torch.device("cpu")
@@ -86,9 +86,10 @@ def test_operations_agree_with_those_that_torch_counts(model: Architecture) -> N
 def test_a_whole_step_agrees_with_what_torch_counts(model: Architecture) -> None:
     deeper = dataclasses.replace(model, decoder=dataclasses.replace(DECODER, layers=4))
     embedder = Embedder(deeper, None, CPU, LORA).float()
-    embedder.inner.set_attn_implementation("eager")
+    embedder.speaker.set_attn_implementation("eager")
+    sides = [embedder.grouped(side(1, CPU), None) for side in (deeper.images, deeper.captions)]
     with FlopCounterMode(display=False) as counter:
-        (embedder(deeper.images(1, CPU)).sum() + embedder(deeper.captions(1, CPU)).sum()).backward()
+        sum(embedder(side).sum() for side in sides).backward()
     # The first layer's inputs need no gradient: three of its matrices run no backward pass.
     decoder, tokens = deeper.decoder, sum(deeper.sides)
     first = [(128, 128), (128, 64), (128, 64)]
@@ -109,6 +110,7 @@ def test_it_trains_adapters_alone(model: Architecture, four_bit: FourBit | None)
     assert trained and all(".lora_" in n and ".language_model." in n for n in trained)
     quantised = [m for m in embedder.modules() if isinstance(m, bnb.nn.Linear4bit)]
     assert len(quantised) == (7 * DECODER.layers if four_bit else 0)
+    assert type(embedder).forward is EmbeddingMLLM.forward
     train = step.training_step(embedder, model, 4, Variant("all"), CPU)
     losses = [train() for _ in range(15)]
     assert losses[-1] < losses[0]
@@ -122,9 +124,9 @@ def test_what_is_computed_again_is_the_same(model: Architecture, variant: Varian
     inputs = model.images(12, CPU)
 
     def gradients(chunk_size: int | None, again: bool) -> list[torch.Tensor]:
-        embedder.recompute_layers(again)
+        embedder.keep(chunk_size, again)
         embedder.zero_grad()
-        vectors = in_chunks(embedder, split(inputs, chunk_size))
+        vectors = embedder(embedder.grouped(inputs, chunk_size))
         (vectors @ vectors.T).exp().sum().backward()
         return [p.grad for p in embedder.parameters() if p.grad is not None]
 
@@ -191,20 +193,20 @@ def test_rows_say_what_was_measured() -> None:
 
 
 def test_the_page_is_replaced_between_its_marks(tmp_path: Path) -> None:
-    page = tmp_path / "gpu.md"
+    page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\n\nold\n\n{END}\nafter\n")
     for text in ("first", "second"):
         write_section(page, text)
         assert page.read_text() == f"before\n{BEGIN}\n\n{text}\n\n{END}\nafter\n"
     page.write_text("no marks")
-    with pytest.raises(UserError, match=r"gpu\.md has no lines"):
+    with pytest.raises(UserError, match=r"page\.md has no lines"):
         write_section(page, "x")
 
 
 def test_a_model_is_measured_until_memory_does_not_suffice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = tmp_path / "gpu.md"
+    page = tmp_path / "page.md"
     page.write_text(f"{BEGIN}\n{END}\n")
     monkeypatch.setattr(
         gpu, "measure", lambda m, a, batch, v, d: Measured(1.0, 1.0) if batch < 4 else None
