@@ -126,12 +126,11 @@ class RetrievalEvaluation(L.Callback):
         Rank 0 alone is asked: an answer may take a language model.
         """
         if self._views is None:
-            planned: dict[str, Views] | None = {}
+            self._views = {}
             if hasattr(pl_module, "prompts_for"):
-                benchmarks, prompts_for = _benchmarks(trainer), pl_module.prompts_for
-                planned = _first_process(partial(plan_views, benchmarks, prompts_for))
-            self._views = distributed.broadcast_object(planned)
-        pl_module.views = self._views or {}
+                asked = _benchmarks(trainer), pl_module.prompts_for, pl_module.approximation()
+                self._views = distributed.from_first(partial(plan_views, *asked))
+        pl_module.views = self._views
 
     def _collect(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Any]) -> None:
         """Keep one batch's vectors on the CPU in float32, beside their dataset positions."""

@@ -169,6 +169,16 @@ def together(work: Callable[[], T], group: dist.ProcessGroup | None = None) -> T
     return cast(T, result)
 
 
+def from_first(work: Callable[[], T]) -> T:
+    """What `work` gives on rank 0, which alone does it, on every process; its error on all.
+
+    Args:
+        work: its result can be pickled. No collectives inside.
+    """
+    value = together(lambda: work() if rank() == 0 else None)
+    return cast(T, broadcast_object(value))
+
+
 def _travelling(error: Exception) -> RuntimeError:
     """What other processes are told: not every exception can be pickled."""
     return RuntimeError(f"process {rank()} failed: {type(error).__name__}: {error}")

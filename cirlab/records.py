@@ -183,13 +183,11 @@ class PromptedPair:
         image: what is looked at.
         text: what somebody who searches for it says.
         prompt: what matters, e.g. a question; None: nothing in particular.
-        also_correct: ids of further images that the text is true of.
     """
 
     image: Image
     text: str
     prompt: str | None = None
-    also_correct: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

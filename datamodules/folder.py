@@ -277,10 +277,7 @@ class FolderRecords:
     def _prompted(self, folder: Folder, row: Row, key: SampleKey) -> PromptedPair:
         parsed = facet_row(row)
         target = parsed.targets[generator_for(self.seed, key).integers(len(parsed.targets))]
-        others = [folder.image(path).id for path in parsed.targets if path != target]
-        return PromptedPair(
-            folder.image(target), parsed.text, prompt=parsed.prompt, also_correct=tuple(others)
-        )
+        return PromptedPair(folder.image(target), parsed.text, prompt=parsed.prompt)
 
     def _dialogue(self, folder: Folder, row: Row, key: SampleKey) -> Dialogue:
         return self._drawn(folder, row, generator_for(self.seed, key))

@@ -80,6 +80,13 @@ class RetrievalModule(Learner):
         """
         return [None] * len(queries)
 
+    def approximation(self) -> str:
+        """What stands in for looking at images with a prompt, a part of the protocol; "": nothing.
+
+        What is told from a sample of images ranks otherwise with another sample.
+        """
+        return ""
+
     def encode_views(
         self, inputs: Inputs, prompts: Sequence[str | None], needed: torch.Tensor
     ) -> torch.Tensor:

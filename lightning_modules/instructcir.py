@@ -11,7 +11,7 @@ through the model.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,21 @@ from typing import Any
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 
-from cirlab.chunking import check_chunk_size
-from cirlab.encoders.export import Exported, check_merging
+from cirlab.encoders.export import Exported
 from cirlab.encoders.export_code import script
-from cirlab.encoders.mllm import EmbeddingMLLM, MLLMSettings
+from cirlab.encoders.mllm import MLLMSettings
 from cirlab.encoders.mllm_export import prompt_reader, save_mllm
-from cirlab.encoders.mllm_processor import IMAGE_MARK, TEXT_MARK, MLLMProcessor, Prompt
-from cirlab.errors import UserError
+from cirlab.encoders.mllm_processor import (
+    IMAGE_MARK,
+    TEXT_MARK,
+    MLLMProcessor,
+    Prompt,
+    check_marks,
+)
 from cirlab.losses import ContrastiveLoss, image_ids, text_ids
 from cirlab.records import CaptionTriplet, Image, Pair, Query
-from lightning_modules.base import RetrievalModule
 from lightning_modules.learner import Inputs, Schedule
+from lightning_modules.multimodal import MultimodalRetrieval
 
 
 @dataclass(frozen=True)
@@ -52,23 +56,15 @@ class Prompts:
     )
 
     def __post_init__(self) -> None:
-        needed = {
-            "image": (IMAGE_MARK,),
-            "text": (TEXT_MARK,),
-            "composed": (IMAGE_MARK, TEXT_MARK),
-        }
-        for name, marks in needed.items():
-            template = getattr(self, name)
-            for mark in (IMAGE_MARK, TEXT_MARK):
-                if template.count(mark) != (mark in marks):
-                    times = "once" if mark in marks else "not at all"
-                    raise UserError(
-                        f"model.init_args.prompts.{name} is {template!r}; it must hold {mark} "
-                        f"{times}"
-                    )
+        both = (IMAGE_MARK, TEXT_MARK)
+        marks = {"image": (IMAGE_MARK,), "text": (TEXT_MARK,), "composed": both}
+        check_marks(
+            {f"prompts.{name}": template for name, template in asdict(self).items()},
+            {f"prompts.{name}": held for name, held in marks.items()},
+        )
 
 
-class InstructCIR(RetrievalModule):
+class InstructCIR(MultimodalRetrieval):
     """InstructCIR, stage 1 on pairs, stage 2 on caption triplets.
 
     Args:
@@ -88,16 +84,7 @@ class InstructCIR(RetrievalModule):
 
     train_record = (Pair, CaptionTriplet)
     query_kinds = frozenset({"composed", "text", "image", "dialogue"})
-    learning_arguments = RetrievalModule.learning_arguments | {
-        "loss",
-        "hard_negatives",
-        "chunk_size",
-        "init_from",
-        "llm.attention",
-        "llm.gradient_checkpointing",
-        "llm.group_size",
-        "llm.padding_side",
-    }
+    learning_arguments = MultimodalRetrieval.learning_arguments | {"hard_negatives", "init_from"}
 
     def __init__(
         self,
@@ -110,45 +97,17 @@ class InstructCIR(RetrievalModule):
         optimizer: OptimizerCallable = torch.optim.AdamW,
         schedule: Schedule | None = None,
     ) -> None:
-        super().__init__(optimizer, schedule)
-        check_chunk_size(chunk_size)
-        self.llm_settings = llm
+        super().__init__(llm, chunk_size, optimizer, schedule)
         self.prompts = prompts or Prompts()
         self.loss = loss or ContrastiveLoss(temperature=0.05, symmetric=False)
         self.hard_negatives = hard_negatives
-        self.chunk_size = chunk_size
         self.init_from = init_from
-        self.llm: EmbeddingMLLM | None = None
 
     # ---- weights ------------------------------------------------------------------------
 
-    def configure_model(self) -> None:
-        if self.llm is not None:
-            return
-        self.llm = EmbeddingMLLM(self.llm_settings, self.chunk_size, self.weights_device)
+    def on_weights_read(self) -> None:
         if self.init_from is not None:
             self.start_from(self.init_from)
-        # Libraries hand their models out in eval mode, and Lightning leaves modes as they are.
-        self.llm.train(not self.llm_settings.frozen)
-        check_chunk_size(self.chunk_size, self.llm)
-
-    def frozen_base(self) -> dict[str, str]:
-        return {"llm": self._llm.name}
-
-    def frozen_settings(self) -> dict[str, Any]:
-        llm = asdict(self.llm_settings)
-        return {f"llm.{name}": llm[name] for name in ("dtype", "four_bit", "tune_connector")}
-
-    @property
-    def _llm(self) -> EmbeddingMLLM:
-        assert self.llm is not None, "configure_model has not run"
-        return self.llm
-
-    @staticmethod
-    def limits(arguments: Mapping[str, Any]) -> frozenset[str]:
-        # Where words are cut, vectors depend on how many are left.
-        cuts = arguments.get("llm", {}).get("long_text") == "cut"
-        return frozenset() if cuts else frozenset({"llm.max_length"})
 
     def fixed_prompts(self) -> Sequence[str]:
         return tuple(asdict(self.prompts).values())
@@ -179,11 +138,6 @@ class InstructCIR(RetrievalModule):
         return {"composed": loss}
 
     # ---- export -------------------------------------------------------------------------
-
-    def check_export(self, merged: bool) -> None:
-        llm = self.llm_settings
-        adapters, four_bit = llm.lora is not None, llm.four_bit is not None
-        check_merging(merged, adapters=adapters, four_bit=four_bit)
 
     def export(self, folder: Path, merged: bool) -> Exported:
         load = save_mllm(self._llm, folder, merged=merged)

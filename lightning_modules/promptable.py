@@ -16,19 +16,27 @@ Trained contrastively on images with and without questions, as VLM2Vec is with i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 
-from cirlab.chunking import check_chunk_size
-from cirlab.encoders.export import Exported, check_merging
+from cirlab import distributed
+from cirlab.encoders.export import Exported
 from cirlab.encoders.export_code import script
-from cirlab.encoders.mllm import EmbeddingMLLM, MLLMSettings
+from cirlab.encoders.mllm import MLLMSettings
 from cirlab.encoders.mllm_export import prompt_reader, save_mllm
-from cirlab.encoders.mllm_processor import IMAGE_MARK, TEXT_MARK, MLLMProcessor, Prompt
+from cirlab.encoders.mllm_processor import (
+    IMAGE_MARK,
+    TEXT_MARK,
+    MLLMProcessor,
+    Prompt,
+    check_marks,
+)
 from cirlab.encoders.prefix import (
     ImagePrefixCollator,
     PromptedImages,
@@ -37,6 +45,7 @@ from cirlab.encoders.prefix import (
 )
 from cirlab.errors import UserError
 from cirlab.losses import ContrastiveLoss, text_ids
+from cirlab.prompts import OwnPrompt, PromptChooser
 from cirlab.records import Image, Item, PromptedPair, Query, SampleKey
 from cirlab.retrieval.linear import (
     LinearMethod,
@@ -45,9 +54,9 @@ from cirlab.retrieval.linear import (
     linear_map,
     transform,
 )
-from cirlab.retrieval.views import Views, plan_views
-from lightning_modules.base import RetrievalModule
+from cirlab.retrieval.views import plan_views
 from lightning_modules.learner import Inputs, Schedule
+from lightning_modules.multimodal import MultimodalRetrieval
 
 Looking = Literal["general", "whole", "prefix", "linear"]
 
@@ -69,20 +78,12 @@ class PromptableTemplates:
     text: str = TEXT_MARK
 
     def __post_init__(self) -> None:
-        needed = {
-            "image": (IMAGE_MARK,),
-            "prompted": (IMAGE_MARK, TEXT_MARK),
-            "text": (TEXT_MARK,),
-        }
-        for name, marks in needed.items():
-            template = getattr(self, name)
-            for mark in (IMAGE_MARK, TEXT_MARK):
-                if template.count(mark) != (mark in marks):
-                    times = "once" if mark in marks else "not at all"
-                    raise UserError(
-                        f"model.init_args.templates.{name} is {template!r}; it must hold {mark} "
-                        f"{times}"
-                    )
+        both = (IMAGE_MARK, TEXT_MARK)
+        marks = {"image": (IMAGE_MARK,), "prompted": both, "text": (TEXT_MARK,)}
+        check_marks(
+            {f"templates.{name}": template for name, template in asdict(self).items()},
+            {f"templates.{name}": held for name, held in marks.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -111,15 +112,28 @@ class LinearSample:
         if self.count < 1:
             raise UserError(f"linear.count is {self.count}; set it to 1 image or more")
 
+    def __str__(self) -> str:
+        ridge = f" {self.ridge:g}" if self.method == "ridge" else ""
+        images = f"{self.count} {self.source} images of seed {self.seed}"
+        return f"{self.method}{ridge} from {images}"
 
-class Promptable(RetrievalModule):
+    def draw(self, images: Sequence[Image]) -> list[Image]:
+        """Some of the images.
+
+        Raises:
+            UserError: there are not so many.
+        """
+        unique = list({image.id: image for image in images}.values())
+        return [unique[at] for at in draw_sample([i.id for i in unique], self.count, self.seed)]
+
+
+class Promptable(MultimodalRetrieval):
     """Trains on images with and without questions, and looks at galleries with questions.
-
-    A query's question is its `Query.prompt`.
 
     Args:
         llm: the multimodal LLM and how it is adapted.
         templates: what it reads of images, questions and queries.
+        prompts: gives each query its question; null takes the benchmark's own.
         looking: how gallery images are looked at, see above.
         linear: of `looking: linear`, from which images its map is told.
         loss: the contrastive loss between texts and images; the default is VLM2Vec's: InfoNCE from
@@ -132,21 +146,15 @@ class Promptable(RetrievalModule):
 
     train_record = PromptedPair
     query_kinds = frozenset({"text", "dialogue"})
-    learning_arguments = RetrievalModule.learning_arguments | {
-        "loss",
-        "chunk_size",
-        "looking",
-        "linear",
-        "llm.attention",
-        "llm.gradient_checkpointing",
-        "llm.group_size",
-        "llm.padding_side",
-    }
+    # Which questions are needed differs from process to process, and with it the forwards.
+    shardable = False
+    learning_arguments = MultimodalRetrieval.learning_arguments | {"prompts", "looking", "linear"}
 
     def __init__(
         self,
         llm: MLLMSettings,
         templates: PromptableTemplates | None = None,
+        prompts: PromptChooser | None = None,
         looking: Looking = "prefix",
         linear: LinearSample | None = None,
         loss: ContrastiveLoss | None = None,
@@ -154,44 +162,25 @@ class Promptable(RetrievalModule):
         optimizer: OptimizerCallable = torch.optim.AdamW,
         schedule: Schedule | None = None,
     ) -> None:
-        super().__init__(optimizer, schedule)
-        check_chunk_size(chunk_size)
-        self.llm_settings = llm
+        super().__init__(llm, chunk_size, optimizer, schedule)
+        if looking not in get_args(Looking):
+            raise UserError(f"looking is {looking!r}; choose one of {', '.join(get_args(Looking))}")
         self.templates = templates or PromptableTemplates()
+        self.prompts = prompts or OwnPrompt()
         self.looking: Looking = looking
         self.linear = linear or LinearSample()
         self.loss = loss or ContrastiveLoss(temperature=0.02, symmetric=False)
-        self.chunk_size = chunk_size
-        self.llm: EmbeddingMLLM | None = None
-        #: By benchmark: each query's question, and the linear map of each question.
-        self._maps: dict[str, tuple[Sequence[str | None], dict[str, torch.Tensor]]] = {}
+        #: By benchmark, where queries are moved.
+        self._maps: dict[str, QuestionMaps] = {}
 
     # ---- weights ------------------------------------------------------------------------
 
-    def configure_model(self) -> None:
-        if self.llm is not None:
-            return
-        self.llm = EmbeddingMLLM(self.llm_settings, self.chunk_size, self.weights_device)
-        # Libraries hand their models out in eval mode, and Lightning leaves modes as they are.
-        self.llm.train(not self.llm_settings.frozen)
-        check_chunk_size(self.chunk_size, self.llm)
-        check_same_prefix(self.llm.processor, [self.templates.image, self.templates.prompted])
-        self._images = PromptedImages(self.llm)
-
-    def frozen_base(self) -> dict[str, str]:
-        return {"llm": self._llm.name}
-
-    def frozen_settings(self) -> dict[str, Any]:
-        llm = asdict(self.llm_settings)
-        return {f"llm.{name}": llm[name] for name in ("dtype", "four_bit", "tune_connector")}
+    def on_weights_read(self) -> None:
+        check_same_prefix(self._llm.processor, [self.templates.image, self.templates.prompted])
+        self._images = PromptedImages(self._llm)
 
     def fixed_prompts(self) -> Sequence[str]:
         return tuple(asdict(self.templates).values())
-
-    @property
-    def _llm(self) -> EmbeddingMLLM:
-        assert self.llm is not None, "configure_model has not run"
-        return self.llm
 
     # ---- training -----------------------------------------------------------------------
 
@@ -206,12 +195,7 @@ class Promptable(RetrievalModule):
 
     # ---- export -------------------------------------------------------------------------
 
-    def check_export(self, merged: bool) -> None:
-        llm = self.llm_settings
-        adapters, four_bit = llm.lora is not None, llm.four_bit is not None
-        check_merging(merged, adapters=adapters, four_bit=four_bit)
-
-    def export(self, folder: Any, merged: bool) -> Exported:
+    def export(self, folder: Path, merged: bool) -> Exported:
         load = save_mllm(self._llm, folder, merged=merged)
         prompts = asdict(self.templates)
         prompts["composed"] = prompts.pop("prompted")
@@ -226,7 +210,10 @@ class Promptable(RetrievalModule):
     def prompts_for(self, queries: Sequence[Query]) -> Sequence[str | None]:
         if self.looking in ("general", "linear"):
             return [None] * len(queries)
-        return [query.prompt for query in queries]
+        return self.prompts(queries)
+
+    def approximation(self) -> str:
+        return str(self.linear) if self.looking == "linear" else ""
 
     def image_collator(self) -> Callable[[Sequence[Image]], Inputs]:
         return ImagePrefixCollator(self._llm.processor, self.templates.image)
@@ -249,14 +236,13 @@ class Promptable(RetrievalModule):
         for group in inputs["groups"]:
             here, rows = rows[: len(group["input_ids"])], rows[len(group["input_ids"]) :]
             views = needed[:, here].any(dim=1).nonzero().flatten().tolist()
-            if self.looking == "prefix":
+            if self.looking == "prefix" and views:
                 prefix = images.prefix(group)
-            for view in views:
-                vectors[view, here] = (
-                    images.proceed(prefix, suffixes[view])
-                    if self.looking == "prefix"
-                    else images.whole(group, suffixes[view])
-                )
+                found = [images.proceed(prefix, suffixes[view]) for view in views]
+            else:
+                found = [images.whole(group, suffixes[view]) for view in views]
+            for view, rows_of in zip(views, found, strict=True):
+                vectors[view, here] = rows_of
         return vectors * needed[..., None].to(vectors.device)
 
     def encode_queries(self, inputs: Inputs) -> torch.Tensor:
@@ -267,7 +253,8 @@ class Promptable(RetrievalModule):
     ) -> dict[str, torch.Tensor]:
         found = super().validation_step(batch, batch_idx, dataloader_idx)
         if self.looking == "linear" and batch["kind"] == "queries":
-            found["query"] = self._moved(found["query"], batch)
+            maps = self._maps[batch["source"]]
+            found["query"] = maps.moved(found["query"], batch["index"].tolist())
         return found
 
     def on_validation_start(self) -> None:
@@ -290,59 +277,68 @@ class Promptable(RetrievalModule):
         if self.looking != "linear":
             return
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        known = _training_images(data) if self.linear.source == "training" else None
+        plan = distributed.from_first(partial(plan_views, data.benchmarks, self.prompts))
         for benchmark in data.benchmarks:
-            if not isinstance(benchmark.gallery[0], Image):
-                continue
-            plan = plan_views([benchmark], lambda queries: [query.prompt for query in queries])
             views = plan[benchmark.gallery_id]
-            maps = {
-                prompt: self._map(prompt, self._sample(views, place, benchmark.gallery, data))
-                for place, prompt in enumerate(views.prompts)
-                if prompt is not None
-            }
+            maps: dict[str, torch.Tensor] = {}
+            for place, prompt in enumerate(views.prompts):
+                if prompt is not None:
+                    images = known or _ranked_images(views.needed[place], benchmark.gallery)
+                    maps[prompt] = self._map(prompt, self.linear.draw(images))
             chosen = [views.prompts[place] for place in views.view[benchmark.name].tolist()]
-            self._maps[benchmark.name] = chosen, maps
-
-    def _sample(self, views: Views, place: int, gallery: Sequence[Item], data: Any) -> list[Image]:
-        if self.linear.source == "training":
-            records = data.train_dataset()
-            found = [records[SampleKey(0, n)].image for n in range(min(len(records), POOL))]
-        else:
-            rows = views.needed[place].nonzero().flatten().tolist()
-            found = [item for row in rows if isinstance(item := gallery[row], Image)]
-        unique = list({image.id: image for image in found}.values())
-        chosen = draw_sample([i.id for i in unique], self.linear.count, self.linear.seed)
-        return [unique[at] for at in chosen]
+            self._maps[benchmark.name] = QuestionMaps(chosen, maps, benchmark.wordings)
 
     def _map(self, prompt: str, images: Sequence[Image]) -> torch.Tensor:
         collate, pairs = self.image_collator(), []
-        needed = torch.ones(2, len(images), dtype=torch.bool)
+        needed = torch.ones(2, SAMPLE_BATCH, dtype=torch.bool)
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
             for start in range(0, len(images), SAMPLE_BATCH):
                 part = images[start : start + SAMPLE_BATCH]
-                inputs = self._on_device(collate(part))
+                inputs = self.trainer.strategy.batch_to_device(collate(part), self.device)
                 pairs.append(self.encode_views(inputs, [None, prompt], needed[:, : len(part)]))
         general, prompted = torch.cat(pairs, dim=1)
         return linear_map(general, prompted, self.linear.method, self.linear.ridge)
 
-    def _on_device(self, inputs: Inputs) -> Inputs:
-        moved: Inputs = self.trainer.strategy.batch_to_device(inputs, self.device)
-        return moved
 
-    def _moved(self, queries: torch.Tensor, batch: Inputs) -> torch.Tensor:
-        """Each query moved by the map of its question; those without one stay."""
-        chosen, maps = self._maps[batch["source"]]
-        wordings = self._wordings(batch["source"])
-        moved = queries.clone()
-        for row, number in enumerate(batch["index"].tolist()):
-            prompt = chosen[number // wordings]
-            if prompt is not None:
-                moved[row] = transform(queries[row : row + 1], maps[prompt])[0]
-        return moved
+@dataclass(frozen=True)
+class QuestionMaps:
+    """The linear maps of a benchmark's questions.
 
-    def _wordings(self, source: str) -> int:
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        return next(int(b.wordings) for b in data.benchmarks if b.name == source)
+    Attributes:
+        chosen: each query's question.
+        maps: of each question.
+        wordings: in how many wordings each query is asked, one after the other.
+    """
+
+    chosen: Sequence[str | None]
+    maps: Mapping[str, torch.Tensor]
+    wordings: int
+
+    def moved(self, queries: torch.Tensor, index: Sequence[int]) -> torch.Tensor:
+        """Each query moved by the map of its question; those without one stay.
+
+        Args:
+            queries: shape (B, D).
+            index: their positions among all that are asked.
+        """
+        chosen = [self.chosen[number // self.wordings] for number in index]
+        rows = [
+            query if prompt is None else transform(query[None], self.maps[prompt])[0]
+            for query, prompt in zip(queries, chosen, strict=True)
+        ]
+        return torch.stack(rows)
+
+
+def _training_images(data: Any) -> list[Image]:
+    records = data.train_dataset()
+    return [records[SampleKey(0, n)].image for n in range(min(len(records), POOL))]
+
+
+def _ranked_images(needed: torch.Tensor, gallery: Sequence[Item]) -> list[Image]:
+    """Those that the queries of one view rank; `needed` is of shape (N,)."""
+    items = [gallery[row] for row in needed.nonzero().flatten().tolist()]
+    return [item for item in items if isinstance(item, Image)]
 
 
 #: Training images that the linear map's are drawn from, the first of the data.

@@ -7,7 +7,7 @@ of the model, so that a group can be encoded by itself (`cirlab.chunking`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -55,6 +55,25 @@ class Prompt:
     def with_text(self, text: str) -> Prompt:
         """The same with other words."""
         return Prompt(self.template, text, self.image)
+
+
+def check_marks(templates: Mapping[str, str], marks: Mapping[str, Collection[str]]) -> None:
+    """Refuse templates that lack a mark, hold it twice, or hold one that is not theirs.
+
+    Args:
+        templates: by the key under which the user gives them.
+        marks: of `<image>` and `{text}`, those that each must hold once, by the same key.
+
+    Raises:
+        UserError: it names the first template that does not.
+    """
+    for key, template in templates.items():
+        for mark in (IMAGE_MARK, TEXT_MARK):
+            if template.count(mark) != (mark in marks[key]):
+                times = "once" if mark in marks[key] else "not at all"
+                raise UserError(
+                    f"model.init_args.{key} is {template!r}; it must hold {mark} {times}"
+                )
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ class PromptChooser(ABC):
     def __call__(self, queries: Sequence[Query]) -> list[str | None]:
         """For each query what images are looked at for; None: for nothing in particular.
 
-        Every process calls it with the same queries at the same time.
+        Only the first process calls it, so no collectives inside.
 
         Raises:
             UserError: a query to which the rule does not apply.

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from rich.progress import track
 
-from cirlab import distributed
 from cirlab.encoders.adapters import FourBit
 from cirlab.encoders.llm import Dtype
 from cirlab.errors import UserError
@@ -31,9 +30,9 @@ log = logging.getLogger(__name__)
 class LLMChoice(PromptChooser):
     """An instruction LLM is offered the questions of a registry and chooses by the query's text.
 
-    It is loaded when a text comes that the cache does not hold, on the first process only, and
-    leaves the memory afterwards. An answer that names no option counts as the first one, which of
-    the named registries is nothing in particular; such answers stand in the cache.
+    It is loaded when a text comes that the cache does not hold, and leaves the memory afterwards.
+    An answer that names no option counts as the first one, which of the named registries is nothing
+    in particular; such answers stand in the cache.
 
     Args:
         llm: hub name, local folder or zoo model, with a chat template.
@@ -78,9 +77,7 @@ class LLMChoice(PromptChooser):
 
     def __call__(self, queries: Sequence[Query]) -> list[str | None]:
         texts = [_text(query) for query in queries]
-        is_first = distributed.rank() == 0
-        own = distributed.together(lambda: self._letters(texts) if is_first else {})
-        letters = distributed.broadcast_object(own)
+        letters = self._letters(texts)
         return [self.options[letters[text]] for text in texts]
 
     def _letters(self, texts: Sequence[str]) -> Mapping[str, str]:

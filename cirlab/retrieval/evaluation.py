@@ -106,6 +106,7 @@ class Gallery:
             raise ValueError(f"{len(encoded.valid)} vectors for {len(items)} items")
         self.factory = factory
         self.views = views if views is not None and views.prompted else None
+        self._planned = views
         factories = dict.fromkeys(encoded.vectors, factory)
         if self.views is not None:
             _check_encoded(self.views, encoded)
@@ -124,6 +125,10 @@ class Gallery:
     def main(self) -> GalleryIndex:
         """The first view, the only one of most methods; all hold the same items."""
         return self.indexes["gallery"]
+
+    def looked_at(self, benchmark: Benchmark) -> str:
+        """How the images are looked at for this benchmark's queries, for its protocol."""
+        return NO_VIEWS if self._planned is None else self._planned.protocol(benchmark.name)
 
     def view_of(self, benchmark: Benchmark) -> Tensor:
         """In which view each query is ranked. Shape (Q,), int64."""
@@ -294,7 +299,7 @@ def _protocol(benchmark: Benchmark, gallery: Gallery, found: Found) -> dict[str,
         "candidates": ranked_against(found.queries),
         "index": gallery.factory,
         "rerank_depth": benchmark.rerank_depth or 0,
-        "views": gallery.views.protocol(benchmark.name) if gallery.views else NO_VIEWS,
+        "views": gallery.looked_at(benchmark),
     }
     if gallery.factory == EXACT:
         return protocol

@@ -33,11 +33,13 @@ class Views:
         needed: whether a query of the view can have the item ranked: it is a candidate, in the
             subset, or the query ranks the whole gallery. Shape (V, N), bool.
         view: by benchmark, each query's place in `prompts`. Shape (Q,), int64.
+        approximation: what stands in for looking at images with a prompt; empty: nothing.
     """
 
     prompts: tuple[str | None, ...]
     needed: Tensor
     view: Mapping[str, Tensor]
+    approximation: str = ""
 
     @property
     def prompted(self) -> bool:
@@ -49,7 +51,7 @@ class Views:
         chosen = [self.prompts[view] for view in self.view[benchmark].tolist()]
         count = len(set(chosen) - {None})
         if not count:
-            return NO_VIEWS
+            return self.approximation or NO_VIEWS
         plain = " and none" if None in chosen else ""
         digest = hashlib.sha256(repr(chosen).encode()).hexdigest()[:16]
         return f"{count} prompt{'s' if count > 1 else ''}{plain}, {digest}"
@@ -60,13 +62,16 @@ def view_name(place: int) -> str:
     return f"view_{place}" if place else "gallery"
 
 
-def plan_views(benchmarks: Sequence[Benchmark], prompts_for: PromptsFor) -> dict[str, Views]:
+def plan_views(
+    benchmarks: Sequence[Benchmark], prompts_for: PromptsFor, approximation: str = ""
+) -> dict[str, Views]:
     """What every gallery is looked at for.
 
     Args:
         benchmarks: set up; those with the same gallery id share its views.
         prompts_for: a prompt or None for each of some queries. It isn't asked where the gallery
             holds captions, which are read and not looked at.
+        approximation: of the method, see `Views`.
 
     Returns:
         By gallery id.
@@ -77,10 +82,12 @@ def plan_views(benchmarks: Sequence[Benchmark], prompts_for: PromptsFor) -> dict
     sharing: dict[str, list[Benchmark]] = {}
     for benchmark in benchmarks:
         sharing.setdefault(benchmark.gallery_id, []).append(benchmark)
-    return {gallery: _views(group, prompts_for) for gallery, group in sharing.items()}
+    return {
+        gallery: _views(group, prompts_for, approximation) for gallery, group in sharing.items()
+    }
 
 
-def _views(benchmarks: Sequence[Benchmark], prompts_for: PromptsFor) -> Views:
+def _views(benchmarks: Sequence[Benchmark], prompts_for: PromptsFor, approximation: str) -> Views:
     chosen = {benchmark.name: _prompts(benchmark, prompts_for) for benchmark in benchmarks}
     found = dict.fromkeys(prompt for prompts in chosen.values() for prompt in prompts)
     # Sorting is stable: all but None stay in their order.
@@ -92,7 +99,8 @@ def _views(benchmarks: Sequence[Benchmark], prompts_for: PromptsFor) -> Views:
     needed = torch.zeros(len(prompts), len(gallery), dtype=torch.bool)
     for benchmark in benchmarks:
         _mark(needed, view[benchmark.name], benchmark.queries, position)
-    return Views(prompts, needed, view)
+    of_images = not isinstance(gallery[0], Caption)
+    return Views(prompts, needed, view, approximation if of_images else "")
 
 
 def _prompts(benchmark: Benchmark, prompts_for: PromptsFor) -> list[str | None]:

@@ -15,9 +15,15 @@ from cirlab.encoders.adapters import Lora
 from cirlab.encoders.mllm import MLLMSettings
 from cirlab.encoders.mllm_processor import Prompt
 from cirlab.errors import UserError
+from cirlab.prompts import FixedPrompt
 from cirlab.records import PromptedPair, SampleKey
 from datamodules import WorldData
-from lightning_modules.promptable import LinearSample, Promptable, PromptableTemplates
+from lightning_modules.promptable import (
+    LinearSample,
+    Promptable,
+    PromptableTemplates,
+    QuestionMaps,
+)
 from tests.tiny_mllm import write_tiny_mllm
 
 QUESTION = "what is the weather?"
@@ -103,9 +109,11 @@ def test_each_question_has_a_map_of_its_own_that_the_seed_decides(folder: Path) 
     module = method(folder, looking="linear", linear=LinearSample(count=8, method="least_squares"))
     results = evaluate(module)
     assert results["protocol"]["candidates"] == "own, 6"
-    chosen, maps = module._maps["world_facet"]
-    assert set(chosen) == set(maps) and len(maps) == 10
-    assert all(w.shape == (module.llm.dim, module.llm.dim) for w in maps.values())
+    found = module._maps["world_facet"]
+    assert set(found.chosen) == set(found.maps) and len(found.maps) == 10
+    assert all(w.shape == (module.llm.dim, module.llm.dim) for w in found.maps.values())
+    assert results["protocol"]["views"] == "least_squares from 8 benchmark images of seed 0"
+    assert evaluate(method(folder, looking="general"))["protocol"]["views"] == "none"
     again = evaluate(method(folder, looking="linear", linear=LinearSample(count=8)))
     assert again == results
     with pytest.raises(UserError, match="from 1 to"):
@@ -116,6 +124,25 @@ def test_a_map_from_training_images_needs_none_of_the_benchmark(folder: Path) ->
     sample = LinearSample(count=6, source="training")
     results = evaluate(method(folder, looking="linear", linear=sample))
     assert results["metrics"].keys() >= {"recall_at_1", "macro_recall_at_5"}
+
+
+def test_a_query_is_moved_by_the_map_of_its_own_question() -> None:
+    maps = {"a": 2 * torch.eye(2), "b": torch.tensor([[0.0, 1.0], [1.0, 0.0]])}
+    asked = QuestionMaps(("a", None, "b"), maps, wordings=2)
+    moved = asked.moved(torch.tensor([[1.0, 3.0]] * 4), [1, 2, 3, 4])
+    assert moved.tolist() == [[2, 6], [1, 3], [1, 3], [3, 1]]
+
+
+def test_the_questions_are_the_choosers(folder: Path) -> None:
+    module = method(folder, prompts=FixedPrompt("what is there?"))
+    assert evaluate(module)["protocol"]["views"].startswith("1 prompt,")
+    (views,) = module.views.values()
+    assert views.prompts == ("what is there?",)
+
+
+def test_an_unknown_way_of_looking_is_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match="looking is 'deep'; choose one of general, whole"):
+        method(folder, looking="deep")
 
 
 def test_equal_words_for_one_question_are_one_target(folder: Path) -> None:

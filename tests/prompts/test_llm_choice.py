@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from jsonargparse import ArgumentParser
 
+from cirlab import distributed
 from cirlab.encoders.scratch_mllm import CHAT_TEMPLATE
 from cirlab.errors import UserError
 from cirlab.prompts import ChosenPrompts, LLMChoice, PromptChooser, Wording, llm_choice
@@ -110,7 +111,8 @@ def test_processes_agree_and_one_of_them_asks(folder: Path, tmp_path: Path) -> N
 def _choose(rank: int, llm: str, folder: str) -> tuple[list[str | None], bool]:
     # Of their own files, only that of the process that asks is written.
     cache = Path(folder) / "choices.json" if rank == 0 else Path(folder) / "other.json"
-    chosen = LLMChoice(llm, str(cache), "world", device="cpu")(QUERIES)
+    chooser = LLMChoice(llm, str(cache), "world", device="cpu")
+    chosen = distributed.from_first(lambda: chooser(QUERIES))
     return chosen, cache.exists()
 
 
