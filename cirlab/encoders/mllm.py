@@ -213,7 +213,10 @@ class EmbeddingMLLM(nn.Module):
     def _read(self, group: Mapping[str, Any]) -> torch.Tensor:
         """One group of prompts. Unit vectors, shape (G, D), float32."""
         hidden = self.backbone(**group, use_cache=False).last_hidden_state
-        pooled = pool(hidden, group["attention_mask"], self.settings.pooling)
+        return self.unit(pool(hidden, group["attention_mask"], self.settings.pooling))
+
+    def unit(self, pooled: torch.Tensor) -> torch.Tensor:
+        """From the last layer's states, pooled (G, W), to unit vectors (G, D), float32."""
         if self.projection is not None:
             pooled = self.projection(pooled.to(self.projection.weight.dtype))
         return normalize(pooled.float(), dim=-1)

@@ -15,7 +15,7 @@ from typing import Any
 
 import PIL.Image
 import torch
-from torch.nn.functional import normalize, pad
+from torch.nn.functional import pad
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
@@ -209,10 +209,7 @@ class PromptedImages:
             past_key_values=_continued(prefix),
             use_cache=True,
         ).last_hidden_state
-        last, head = hidden[:, -1], self.llm.projection
-        if head is not None:
-            last = head(last.to(head.weight.dtype))
-        return normalize(last.float(), dim=-1)
+        return self.llm.unit(hidden[:, -1])
 
     def whole(self, group: Mapping[str, torch.Tensor], suffix_ids: torch.Tensor) -> torch.Tensor:
         """The same vectors by one forward of pictures and prompt.
