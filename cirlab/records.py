@@ -6,6 +6,7 @@ them into tensors inside the data loader's workers, so that any dataset serves a
 
 from __future__ import annotations
 
+import hashlib
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -34,6 +35,11 @@ class Image(ABC):
     """One image, known by an id that is unique within its gallery or dataset."""
 
     id: str
+
+    @property
+    def version(self) -> str:
+        """Tells images of one id apart between runs and datasets, without loading; may be empty."""
+        return ""
 
     @abstractmethod
     def load(self) -> PIL.Image.Image:
@@ -67,6 +73,10 @@ class EncodedImage(Image):
 
     data: bytes = field(repr=False)
 
+    @property
+    def version(self) -> str:
+        return short_hash(self.data)
+
     def load(self) -> PIL.Image.Image:
         return _decode(self.data, name=self.id)
 
@@ -77,8 +87,17 @@ class DecodedImage(Image):
 
     pixels: PIL.Image.Image = field(repr=False, compare=False)
 
+    @property
+    def version(self) -> str:
+        return short_hash(self.pixels.tobytes())
+
     def load(self) -> PIL.Image.Image:
         return self.pixels
+
+
+def short_hash(data: bytes) -> str:
+    """Of what an image shows."""
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def _decode(data: bytes, *, name: str) -> PIL.Image.Image:

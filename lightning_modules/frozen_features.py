@@ -14,8 +14,9 @@ from rich.progress import track
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from cirlab.encoders.dual import DualEncoder, DualProcessor
-from cirlab.encoders.feature_cache import FeatureCache, cached_features, place
+from cirlab.encoders.feature_cache import FeatureCache, cached_features
 from cirlab.encoders.fingerprint import fingerprint
+from cirlab.encoders.image_names import place
 from cirlab.errors import UserError
 from cirlab.records import Image
 

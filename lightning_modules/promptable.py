@@ -16,7 +16,7 @@ Trained contrastively on images with and without questions, as VLM2Vec is with i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -24,12 +24,17 @@ from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 
 from cirlab import distributed
 from cirlab.encoders.export import Exported
 from cirlab.encoders.export_code import script
+from cirlab.encoders.feature_cache import cached_views
+from cirlab.encoders.image_names import place
+from cirlab.encoders.image_views import ImageViews, NamedImages
 from cirlab.encoders.mllm import MLLMSettings
 from cirlab.encoders.mllm_export import prompt_reader, save_mllm
+from cirlab.encoders.mllm_identity import prefix_identity, view_identity
 from cirlab.encoders.mllm_processor import (
     IMAGE_MARK,
     TEXT_MARK,
@@ -43,20 +48,22 @@ from cirlab.encoders.prefix import (
     check_same_prefix,
     suffix_ids,
 )
+from cirlab.encoders.prefix_cache import PrefixCache
 from cirlab.errors import UserError
 from cirlab.losses import ContrastiveLoss, text_ids
 from cirlab.prompts import OwnPrompt, PromptChooser
-from cirlab.records import Image, Item, PromptedPair, Query, SampleKey
-from cirlab.retrieval.linear import (
-    LinearMethod,
-    check_linear_map,
-    draw_sample,
-    linear_map,
-    transform,
-)
-from cirlab.retrieval.views import plan_views
+from cirlab.records import Image, PromptedPair, Query
+from cirlab.retrieval.linear import linear_map
+from cirlab.retrieval.views import Views, plan_views
+from lightning_modules.kept_views import KeptViews, PlacesOnly, batches
 from lightning_modules.learner import Inputs, Schedule
 from lightning_modules.multimodal import MultimodalRetrieval
+from lightning_modules.question_maps import (
+    LinearSample,
+    QuestionMaps,
+    ranked_images,
+    training_images,
+)
 
 Looking = Literal["general", "whole", "prefix", "linear"]
 
@@ -87,44 +94,22 @@ class PromptableTemplates:
 
 
 @dataclass(frozen=True)
-class LinearSample:
-    """From which images the linear map is told.
+class PrefixBudget:
+    """Where prefixes of pictures are kept for further prompts, and how much they may take.
 
     Attributes:
-        count: how many images for each question (K; 100 in the paper).
-        seed: another one chooses other images.
-        source: "benchmark" draws them from the images that the question's queries rank, as the
-            paper does: they are seen before they are ranked. "training" draws them from the
-            training images of the data.
-        method: least squares of minimum norm (the paper's), ridge regression, or the orthogonal map
-            (Procrustes).
-        ridge: weight of the squared entries of the map, of ridge regression alone.
+        gib: the most that they take; what has not been used for the longest makes way.
+        folder: where files lie; null keeps prefixes in memory, as long as the run lives.
     """
 
-    count: int = 100
-    seed: int = 0
-    source: Literal["benchmark", "training"] = "benchmark"
-    method: LinearMethod = "least_squares"
-    ridge: float = 1e-3
+    gib: float = 1.0
+    folder: str | None = None
 
     def __post_init__(self) -> None:
-        check_linear_map(self.method, self.ridge)
-        if self.count < 1:
-            raise UserError(f"linear.count is {self.count}; set it to 1 image or more")
-
-    def __str__(self) -> str:
-        ridge = f" {self.ridge:g}" if self.method == "ridge" else ""
-        images = f"{self.count} {self.source} images of seed {self.seed}"
-        return f"{self.method}{ridge} from {images}"
-
-    def draw(self, images: Sequence[Image]) -> list[Image]:
-        """Some of the images.
-
-        Raises:
-            UserError: there are not so many.
-        """
-        unique = list({image.id: image for image in images}.values())
-        return [unique[at] for at in draw_sample([i.id for i in unique], self.count, self.seed)]
+        if not self.gib > 0:
+            raise UserError(
+                f"prefixes.gib is {self.gib}; set it above 0, or prefixes to null to keep none"
+            )
 
 
 class Promptable(MultimodalRetrieval):
@@ -136,6 +121,10 @@ class Promptable(MultimodalRetrieval):
         prompts: gives each query its question; null takes the benchmark's own.
         looking: how gallery images are looked at, see above.
         linear: of `looking: linear`, from which images its map is told.
+        store: folder where an evaluation keeps the vectors of gallery images under each prompt, and
+            takes those from that are there: no image is opened whose vectors are. Null keeps none.
+        prefixes: of `looking: prefix`, keeps the prefixes of pictures during and between
+            evaluations, for prompts that come later; null keeps none.
         loss: the contrastive loss between texts and images; the default is VLM2Vec's: InfoNCE from
             query to target, temperature 0.02.
         chunk_size: prompts encoded at once in training, so that the batch may be of any size
@@ -148,7 +137,13 @@ class Promptable(MultimodalRetrieval):
     query_kinds = frozenset({"text", "dialogue"})
     # Which questions are needed differs from process to process, and with it the forwards.
     shardable = False
-    learning_arguments = MultimodalRetrieval.learning_arguments | {"prompts", "looking", "linear"}
+    learning_arguments = MultimodalRetrieval.learning_arguments | {
+        "prompts",
+        "looking",
+        "linear",
+        "store",
+        "prefixes",
+    }
 
     def __init__(
         self,
@@ -157,6 +152,8 @@ class Promptable(MultimodalRetrieval):
         prompts: PromptChooser | None = None,
         looking: Looking = "prefix",
         linear: LinearSample | None = None,
+        store: str | None = None,
+        prefixes: PrefixBudget | None = None,
         loss: ContrastiveLoss | None = None,
         chunk_size: int | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
@@ -169,15 +166,17 @@ class Promptable(MultimodalRetrieval):
         self.prompts = prompts or OwnPrompt()
         self.looking: Looking = looking
         self.linear = linear or LinearSample()
+        self.store, self.prefixes = store, prefixes
         self.loss = loss or ContrastiveLoss(temperature=0.02, symmetric=False)
         #: By benchmark, where queries are moved.
         self._maps: dict[str, QuestionMaps] = {}
+        self._kept: KeptViews | None = None
 
     # ---- weights ------------------------------------------------------------------------
 
     def on_weights_read(self) -> None:
         check_same_prefix(self._llm.processor, [self.templates.image, self.templates.prompted])
-        self._images = PromptedImages(self._llm)
+        self._views = ImageViews(PromptedImages(self._llm), by_prefix=self.looking == "prefix")
 
     def fixed_prompts(self) -> Sequence[str]:
         return tuple(asdict(self.templates).values())
@@ -216,34 +215,22 @@ class Promptable(MultimodalRetrieval):
         return str(self.linear) if self.looking == "linear" else ""
 
     def image_collator(self) -> Callable[[Sequence[Image]], Inputs]:
-        return ImagePrefixCollator(self._llm.processor, self.templates.image)
+        return PlacesOnly() if self._keeps_vectors else self._image_reader()
 
     def query_collator(self) -> Callable[[Sequence[Query]], Inputs]:
         return QueryCollator(self._llm.processor, self.templates)
 
     def encode_images(self, inputs: Inputs, prompt: str | None = None) -> torch.Tensor:
-        needed = torch.ones(1, len(inputs["order"]), dtype=torch.bool)
-        return self.encode_views(inputs, [prompt], needed)[0]
+        count = len(inputs["places"] if "places" in inputs else inputs["order"])
+        return self.encode_views(inputs, [prompt], torch.ones(1, count, dtype=torch.bool))[0]
 
     def encode_views(
         self, inputs: Inputs, prompts: Sequence[str | None], needed: torch.Tensor
     ) -> torch.Tensor:
-        images = self._images
-        suffixes = [self._suffix(prompt) for prompt in prompts]
-        vectors = torch.zeros(len(prompts), len(inputs["order"]), self._llm.dim, device=self.device)
-        # Where each row of the groups, one after the other, belongs.
-        rows = inputs["order"].argsort().cpu()
-        for group in inputs["groups"]:
-            here, rows = rows[: len(group["input_ids"])], rows[len(group["input_ids"]) :]
-            views = needed[:, here].any(dim=1).nonzero().flatten().tolist()
-            if self.looking == "prefix" and views:
-                prefix = images.prefix(group)
-                found = [images.proceed(prefix, suffixes[view]) for view in views]
-            else:
-                found = [images.whole(group, suffixes[view]) for view in views]
-            for view, rows_of in zip(views, found, strict=True):
-                vectors[view, here] = rows_of
-        return vectors * needed[..., None].to(vectors.device)
+        if "places" in inputs:
+            assert self._kept is not None, "vectors are kept before galleries are read"
+            return self._kept(inputs["places"], prompts, needed).to(self.device)
+        return self._views(inputs, [self._suffix(prompt) for prompt in prompts], needed)
 
     def encode_queries(self, inputs: Inputs) -> torch.Tensor:
         return self._llm(inputs)
@@ -259,92 +246,136 @@ class Promptable(MultimodalRetrieval):
 
     def on_validation_start(self) -> None:
         super().on_validation_start()
-        self._tell_maps()
+        self._prepare()
 
     def on_test_start(self) -> None:
         super().on_test_start()
-        self._tell_maps()
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """What is known before galleries are read: of the weights as they are now."""
+        self._views.kept, self._kept, self._maps = None, None, {}
+        if self.prefixes is not None and self._evaluates:
+            self._views.kept = PrefixCache(
+                Path(self.prefixes.folder) if self.prefixes.folder else None,
+                self.prefixes.gib,
+                prefix_identity(self._llm, self.templates.image, str(self.trainer.precision)),
+            )
+        if self._keeps_vectors:
+            self._kept = self._keep(*self._wanted())
+        if self.looking == "linear":
+            self._tell_maps()
 
     def _suffix(self, prompt: str | None) -> torch.Tensor:
-        template = self.templates.image if prompt is None else self.templates.prompted
-        return suffix_ids(self._llm.processor, template, prompt or "").to(self.device)
+        words = suffix_ids(self._llm.processor, self._template(prompt), prompt or "")
+        return words.to(self.device)
 
-    # ---- linear map ---------------------------------------------------------------------
+    def _template(self, prompt: str | None) -> str:
+        return self.templates.image if prompt is None else self.templates.prompted
+
+    def _image_reader(self) -> Callable[[Sequence[Image]], Inputs]:
+        reader = ImagePrefixCollator(self._llm.processor, self.templates.image)
+        return reader if self.prefixes is None else NamedImages(reader)
+
+    # ---- kept vectors -------------------------------------------------------------------
+
+    @property
+    def _evaluates(self) -> bool:
+        """Whether the weights stay what they are; in training nothing is kept."""
+        return self.trainer.state.fn != TrainerFn.FITTING
+
+    @property
+    def _keeps_vectors(self) -> bool:
+        return self.store is not None and self._evaluates
+
+    @property
+    def _data(self) -> Any:
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    def _wanted(self) -> tuple[list[Image], list[str | None], torch.Tensor]:
+        """All images that are looked at, for which prompts, and (V, N) which for which."""
+        if self._data.on_error == "skip":
+            raise UserError(
+                "store keeps vectors of all images and skips none: set data.init_args.on_error to "
+                "raise, or store to null"
+            )
+        parts: list[tuple[list[Image], Views]] = []
+        for benchmark in {b.gallery_id: b for b in self._data.benchmarks}.values():
+            images = [item for item in benchmark.gallery if isinstance(item, Image)]
+            if images:
+                parts.append((images, self.views[benchmark.gallery_id]))
+        prompts = list(dict.fromkeys(prompt for _, views in parts for prompt in views.prompts))
+        needed = torch.zeros(len(prompts), sum(len(images) for images, _ in parts)).bool()
+        start = 0
+        for images, views in parts:
+            places = [prompts.index(prompt) for prompt in views.prompts]
+            needed[places, start : start + len(images)] = views.needed
+            start += len(images)
+        return [image for images, _ in parts for image in images], prompts, needed
+
+    def _keep(
+        self, images: Sequence[Image], prompts: Sequence[str | None], needed: torch.Tensor
+    ) -> KeptViews:
+        """Vectors of images under prompts, of which only what is not there is computed.
+
+        Args:
+            images: N of them.
+            prompts: V of them.
+            needed: shape (V, N), bool.
+        """
+        way = "prefix" if self.looking == "prefix" else "whole"
+        precision = str(self.trainer.precision)
+        identities = [
+            view_identity(self._llm, self._template(prompt), prompt or "", precision, way)
+            for prompt in prompts
+        ]
+
+        def compute(images: Sequence[Image], lacking: torch.Tensor) -> Iterator[torch.Tensor]:
+            return self._encoded(images, prompts, lacking, description="images under prompts")
+
+        assert self.store is not None
+        caches = cached_views(Path(self.store), identities, images, needed, compute)
+        return KeptViews(prompts, caches, self._llm.dim)
+
+    def _encoded(
+        self,
+        images: Sequence[Image],
+        prompts: Sequence[str | None],
+        needed: torch.Tensor,
+        description: str | None = None,
+    ) -> Iterator[torch.Tensor]:
+        """Batches of unit vectors, each (V, B, D)."""
+        start = 0
+        for inputs in batches(self, images, self._image_reader(), description):
+            end = start + len(inputs["order"])
+            yield self.encode_views(inputs, prompts, needed[:, start:end])
+            start = end
+
+    # ---- linear maps --------------------------------------------------------------------
 
     def _tell_maps(self) -> None:
         """The linear map of each benchmark's questions, on every process the same."""
-        self._maps = {}
-        if self.looking != "linear":
-            return
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        known = _training_images(data) if self.linear.source == "training" else None
-        plan = distributed.from_first(partial(plan_views, data.benchmarks, self.prompts))
-        for benchmark in data.benchmarks:
+        known = training_images(self._data) if self.linear.source == "training" else None
+        plan = distributed.from_first(partial(plan_views, self._data.benchmarks, self.prompts))
+        for benchmark in self._data.benchmarks:
             views = plan[benchmark.gallery_id]
             maps: dict[str, torch.Tensor] = {}
-            for place, prompt in enumerate(views.prompts):
+            for prompt, needed in zip(views.prompts, views.needed, strict=True):
                 if prompt is not None:
-                    images = known or _ranked_images(views.needed[place], benchmark.gallery)
+                    images = known or ranked_images(needed, benchmark.gallery)
                     maps[prompt] = self._map(prompt, self.linear.draw(images))
-            chosen = [views.prompts[place] for place in views.view[benchmark.name].tolist()]
+            chosen = [views.prompts[view] for view in views.view[benchmark.name].tolist()]
             self._maps[benchmark.name] = QuestionMaps(chosen, maps, benchmark.wordings)
 
     def _map(self, prompt: str, images: Sequence[Image]) -> torch.Tensor:
-        collate, pairs = self.image_collator(), []
-        needed = torch.ones(2, SAMPLE_BATCH, dtype=torch.bool)
-        with torch.no_grad(), self.trainer.precision_plugin.forward_context():
-            for start in range(0, len(images), SAMPLE_BATCH):
-                part = images[start : start + SAMPLE_BATCH]
-                inputs = self.trainer.strategy.batch_to_device(collate(part), self.device)
-                pairs.append(self.encode_views(inputs, [None, prompt], needed[:, : len(part)]))
-        general, prompted = torch.cat(pairs, dim=1)
+        prompts, needed = [None, prompt], torch.ones(2, len(images), dtype=torch.bool)
+        if self._keeps_vectors:
+            kept = self._keep(images, prompts, needed)
+            pairs = kept([place(image) for image in images], prompts, needed).to(self.device)
+        else:
+            pairs = torch.cat(list(self._encoded(images, prompts, needed)), dim=1)
+        general, prompted = pairs
         return linear_map(general, prompted, self.linear.method, self.linear.ridge)
-
-
-@dataclass(frozen=True)
-class QuestionMaps:
-    """The linear maps of a benchmark's questions.
-
-    Attributes:
-        chosen: each query's question.
-        maps: of each question.
-        wordings: in how many wordings each query is asked, one after the other.
-    """
-
-    chosen: Sequence[str | None]
-    maps: Mapping[str, torch.Tensor]
-    wordings: int
-
-    def moved(self, queries: torch.Tensor, index: Sequence[int]) -> torch.Tensor:
-        """Each query moved by the map of its question; those without one stay.
-
-        Args:
-            queries: shape (B, D).
-            index: their positions among all that are asked.
-        """
-        chosen = [self.chosen[number // self.wordings] for number in index]
-        rows = [
-            query if prompt is None else transform(query[None], self.maps[prompt])[0]
-            for query, prompt in zip(queries, chosen, strict=True)
-        ]
-        return torch.stack(rows)
-
-
-def _training_images(data: Any) -> list[Image]:
-    records = data.train_dataset()
-    return [records[SampleKey(0, n)].image for n in range(min(len(records), POOL))]
-
-
-def _ranked_images(needed: torch.Tensor, gallery: Sequence[Item]) -> list[Image]:
-    """Those that the queries of one view rank; `needed` is of shape (N,)."""
-    items = [gallery[row] for row in needed.nonzero().flatten().tolist()]
-    return [item for item in items if isinstance(item, Image)]
-
-
-#: Training images that the linear map's are drawn from, the first of the data.
-POOL = 10_000
-#: Images of the linear map that are encoded at once.
-SAMPLE_BATCH = 64
 
 
 @dataclass(frozen=True)

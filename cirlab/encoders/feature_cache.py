@@ -1,33 +1,29 @@
-"""Features of a frozen backbone, computed once and memory-mapped afterwards.
+"""Features of images, computed once and memory-mapped afterwards.
 
-A folder holds the features of one backbone and one preprocessing, whatever run asked for them; a
-change of either is another folder. Each run adds a part with the images that were not there yet: a
-float32 matrix and the names of its rows. A name tells which file an image is and in which state; it
-is asked of the file system when the run starts, and images are known by their paths from then on.
+A folder holds the features of one encoder in one state, whatever run asked for them; another state,
+preprocessing or prompt is another folder. Each run adds a part with the images that were not there
+yet: a float32 matrix and the names of its rows. A name tells which image it is and in which state
+(`cirlab.encoders.image_names`); files are asked of the file system when the run starts, and images
+are known by their paths from then on.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import stat
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from cirlab import distributed
-from cirlab.errors import UserError
+from cirlab.encoders.image_names import Place, image_names, place
 from cirlab.reading.atomic import whole_file
-from cirlab.records import FileImage, Image
+from cirlab.records import Image
 
 log = logging.getLogger(__name__)
-
-#: What tells the images of a run apart: a file's path and what is shown of it, or an id.
-Place = tuple[str, str] | str
 
 
 class FeatureCache:
@@ -57,9 +53,13 @@ class FeatureCache:
         Raises:
             KeyError: an image is not in the cache.
         """
+        return self.at([place(image) for image in images])
+
+    def at(self, places: Sequence[Place]) -> torch.Tensor:
+        """The same for images that are known by their places."""
         if self._features is None:
             self._features = [np.load(path, mmap_mode="r") for path in self.parts]
-        found = [self._rows[place(image)] for image in images]
+        found = [self._rows[at] for at in places]
         return torch.from_numpy(np.stack([self._features[part][row] for part, row in found]))
 
 
@@ -71,6 +71,31 @@ def cached_features(
 ) -> FeatureCache:
     """The cache of these images under this identity; what it lacks is computed.
 
+    See `cached_views`, of which this is the case of one view.
+
+    Args:
+        folder: where caches lie.
+        identity: whatever decides the features besides the images (weights, preprocessing).
+        images: all that the run needs, the same on every process.
+        compute: yields features of the images it is given in batches, each (B, F).
+    """
+
+    def one_view(images: Sequence[Image], lacking: torch.Tensor) -> Iterator[torch.Tensor]:
+        return (batch[None] for batch in compute(images))
+
+    needed = torch.ones(1, len(images), dtype=torch.bool)
+    return cached_views(folder, [identity], images, needed, one_view)[0]
+
+
+def cached_views(
+    folder: Path,
+    identities: Sequence[str],
+    images: Sequence[Image],
+    needed: torch.Tensor,
+    compute: Callable[[Sequence[Image], torch.Tensor], Iterable[torch.Tensor]],
+) -> list[FeatureCache]:
+    """A cache for each of V views of images; what they lack is computed, in one pass for all.
+
     Features that runs over other images have left under the same identity are used. Processes of
     one run share the work. A part that is being written bears another name until it is whole: a
     kill leaves no half-written part, and two runs that compute one at once do the work twice and
@@ -78,58 +103,69 @@ def cached_features(
 
     Args:
         folder: where caches lie.
-        identity: whatever decides the features besides the images (weights, preprocessing).
-        images: all that the run needs, the same on every process.
-        compute: yields features of the images it is given in batches, each (B, F).
+        identities: whatever decides the features of each view besides the images (weights,
+            preprocessing, prompt).
+        images: N that the run needs, the same on every process.
+        needed: of which images each view is needed. Shape (V, N), bool.
+        compute: is given some images and of which of them each view lacks, (V, M); yields features
+            in batches, each (V, B, F), of which only what lacks is read.
 
     Raises:
         UserError: on every process, if a file is missing or `compute` refuses an image on one.
     """
-    store = folder / f"features_{_digest([identity])}"
-    names = distributed.together(lambda: _names(images))
+    stores = [folder / f"features_{_digest([identity])}" for identity in identities]
+    names = distributed.together(lambda: image_names(images))
 
-    def add(numbers: Sequence[int]) -> None:
-        if numbers:
-            chosen = [names[i] for i in numbers]
-            _write(store / f"{_digest(chosen)}.npy", chosen, compute([images[i] for i in numbers]))
+    def add(lacking: torch.Tensor) -> None:
+        rows = lacking.any(dim=0).nonzero().flatten().tolist()
+        if rows:
+            found = compute([images[row] for row in rows], lacking[:, rows])
+            _write(stores, [names[row] for row in rows], lacking[:, rows], found)
 
-    known = _stored(store)
+    known = [_stored(store) for store in stores]
     # One process may see what another has begun to write: the first decides for all.
-    lacking = distributed.broadcast_object(_lacking(names, known))
-    if lacking:
-        log.info("computing features of %d of %d images into %s", len(lacking), len(images), store)
-        share = lacking[distributed.rank() :: distributed.world_size()]
+    lacking = distributed.broadcast_object(_lacking(names, known, needed))
+    rows = lacking.any(dim=0).nonzero().flatten()
+    if len(rows):
+        log.info("computing features of %d of %d images into %s", len(rows), len(images), folder)
+        share = torch.zeros_like(lacking)
+        own_rows = rows[distributed.rank() :: distributed.world_size()]
+        share[:, own_rows] = lacking[:, own_rows]
         distributed.together(lambda: add(share))
-        known = _stored(store)
+        known = [_stored(store) for store in stores]
     # On a disk that not all machines share, what others computed is computed here, too.
-    own = _lacking(names, known)
+    own = _lacking(names, known, needed)
     distributed.together(lambda: add(own))
-    if own:
-        known = _stored(store)
-    return _cache(images, [known[name] for name in names])
+    if own.any():
+        known = [_stored(store) for store in stores]
+    return [_cache(images, names, *view) for view in zip(known, needed, strict=True)]
 
 
-def place(image: Image) -> Place:
-    """Where an image is from, which within a run tells it apart; its id need not."""
-    return (str(image.path), image.part) if isinstance(image, FileImage) else image.id
-
-
-def _cache(images: Sequence[Image], found: Sequence[tuple[Path, int]]) -> FeatureCache:
-    parts = sorted({path for path, _ in found})
+def _cache(
+    images: Sequence[Image],
+    names: Sequence[str],
+    known: Mapping[str, tuple[Path, int]],
+    needed: torch.Tensor,
+) -> FeatureCache:
+    """Of the images that are needed, (N,)."""
+    rows = needed.nonzero().flatten().tolist()
+    found = {place(images[row]): known[names[row]] for row in rows}
+    parts = sorted({path for path, _ in found.values()})
     number = {path: i for i, path in enumerate(parts)}
-    rows = {
-        place(image): (number[path], row) for image, (path, row) in zip(images, found, strict=True)
-    }
-    return FeatureCache(parts, rows)
+    return FeatureCache(parts, {at: (number[path], row) for at, (path, row) in found.items()})
 
 
-def _lacking(names: Sequence[str], known: Collection[str]) -> list[int]:
-    """Positions of the names that are not known, of each its first."""
-    first: dict[str, int] = {}
-    for number, name in enumerate(names):
-        if name not in known:
-            first.setdefault(name, number)
-    return list(first.values())
+def _lacking(
+    names: Sequence[str], known: Sequence[Collection[str]], needed: torch.Tensor
+) -> torch.Tensor:
+    """What is needed and not known, of each name at its first place. Shape (V, N), bool."""
+    lacking = torch.zeros_like(needed)
+    for view, (there, wanted) in enumerate(zip(known, needed, strict=True)):
+        rows = wanted.nonzero().flatten().tolist()
+        # Written backwards, the first place of a name is the one that stays.
+        first = {names[row]: row for row in reversed(rows)}
+        lacking[view, [row for name, row in first.items() if name not in there]] = True
+    return lacking
 
 
 def _stored(store: Path) -> dict[str, tuple[Path, int]]:
@@ -142,60 +178,49 @@ def _stored(store: Path) -> dict[str, tuple[Path, int]]:
     return known
 
 
-def _write(path: Path, names: Sequence[str], batches: Iterable[torch.Tensor]) -> None:
-    """One part: the matrix, then the list of names that makes it count."""
-    with whole_file(path) as unfinished:
-        matrix: np.memmap | None = None
-        row = 0
+def _write(
+    stores: Sequence[Path],
+    names: Sequence[str],
+    lacking: torch.Tensor,
+    batches: Iterable[torch.Tensor],
+) -> None:
+    """One part of each view that lacks any: the matrix, then the list of names that makes it count.
+
+    Args:
+        stores: of the V views.
+        names: of N images.
+        lacking: shape (V, N), bool.
+        batches: features of all N in their order, each (V, B, F).
+    """
+    views = lacking.any(dim=1).nonzero().flatten().tolist()
+    chosen = {view: [names[row] for row in lacking[view].nonzero().flatten()] for view in views}
+    paths = {view: stores[view] / f"{_digest(chosen[view])}.npy" for view in views}
+    with ExitStack() as unfinished:
+        files = {view: unfinished.enter_context(whole_file(paths[view])) for view in views}
+        matrices: dict[int, np.memmap] = {}
+        start, filled = 0, dict.fromkeys(views, 0)
         for batch in batches:
-            if matrix is None:
-                matrix = np.lib.format.open_memmap(
-                    unfinished, mode="w+", dtype=np.float32, shape=(len(names), batch.shape[1])
-                )
-            matrix[row : row + len(batch)] = batch.float().cpu().numpy()
-            row += len(batch)
-        if matrix is None or row != len(names):
-            raise ValueError(f"{row} features were computed for {len(names)} images")
-        matrix.flush()
-    with whole_file(path.with_suffix(".txt")) as unfinished:
-        unfinished.write_text("\n".join(names), encoding="utf-8")
+            end = start + batch.shape[1]
+            for view in views:
+                rows = batch[view][lacking[view, start:end].to(batch.device)].float().cpu().numpy()
+                if view not in matrices:
+                    shape = (len(chosen[view]), batch.shape[2])
+                    matrices[view] = _matrix(files[view], shape)
+                matrices[view][filled[view] : filled[view] + len(rows)] = rows
+                filled[view] += len(rows)
+            start = end
+        if start != len(names):
+            raise ValueError(f"{start} features were computed for {len(names)} images")
+        for matrix in matrices.values():
+            matrix.flush()
+    for view in views:
+        with whole_file(paths[view].with_suffix(".txt")) as listing:
+            listing.write_text("\n".join(chosen[view]), encoding="utf-8")
+
+
+def _matrix(path: Path, shape: tuple[int, int]) -> np.memmap:
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
 
 
 def _digest(lines: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
-
-
-def _names(images: Iterable[Image]) -> list[str]:
-    """Tell images apart between runs and datasets, whose ids may clash or differ for one file.
-
-    A file that has been replaced is another image, and so is each part of a file.
-
-    Raises:
-        UserError: there is no such file.
-    """
-    # Of thousands of files in one folder, only the files are asked for.
-    resolved = cache(Path.resolve)
-    state = cache(lambda path: _state(path, resolved))
-
-    def name(image: Image) -> str:
-        if not isinstance(image, FileImage):
-            return image.id
-        try:
-            whole = state(image.path)
-        except OSError as error:
-            raise UserError(f"image {image.id!r} cannot be read: {error}") from error
-        return f"{whole} {image.part}" if image.part else whole
-
-    return [name(image) for image in images]
-
-
-def _state(path: Path, resolved: Callable[[Path], Path]) -> str:
-    """Where a file is, its size and when it was changed."""
-    found = path.lstat()
-    if stat.S_ISLNK(found.st_mode):
-        return _described(path.resolve(), path.stat())
-    return _described(resolved(path.parent) / path.name, found)
-
-
-def _described(path: Path, found: os.stat_result) -> str:
-    return f"{path} {found.st_size} {found.st_mtime_ns}"

@@ -68,6 +68,18 @@ class Prefix:
         layers = tuple((keys.to(device), values.to(device)) for keys, values in self.layers)
         return Prefix(layers, self.mask.to(device), self.following.to(device))
 
+    def select(self, wanted: torch.Tensor) -> Prefix:
+        """Those of some pictures; itself if all are wanted.
+
+        Args:
+            wanted: shape (G,), bool.
+        """
+        if wanted.all():
+            return self
+        rows = wanted.nonzero().flatten().to(self.mask.device)
+        layers = tuple((keys[rows], values[rows]) for keys, values in self.layers)
+        return Prefix(layers, self.mask[rows], self.following[rows])
+
     def rows(self) -> Iterator[Prefix]:
         """Each picture's own, in memory of its own, without padding or room."""
         for row, count in enumerate(self.mask.sum(dim=1).tolist()):

@@ -13,7 +13,6 @@ encoder they are of.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import logging
 import os
 import zlib
@@ -21,15 +20,14 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from cirlab.encoders.fingerprint import fingerprint
-from cirlab.encoders.mllm import EmbeddingMLLM
-from cirlab.encoders.prefix import Prefix, prefix_ids
+from cirlab.encoders.mllm_identity import digest
+from cirlab.encoders.prefix import Prefix
 from cirlab.errors import UserError
 from cirlab.reading.atomic import whole_file
 
@@ -46,7 +44,8 @@ class PrefixCache:
     Args:
         folder: where files lie; None keeps prefixes in memory, as long as the process lives.
         budget_gib: the most that they take; of a folder, by all who use it.
-        identity: whatever decides a prefix besides the picture, as `prefix_identity` tells it.
+        identity: whatever decides a prefix besides the picture, as
+            `cirlab.encoders.mllm_identity` tells it.
 
     Raises:
         UserError: the budget is not above 0.
@@ -86,29 +85,7 @@ class PrefixCache:
                 )
 
     def _key(self, name: str) -> str:
-        return _digest(self._identity, name)
-
-
-def prefix_identity(llm: EmbeddingMLLM, template: str, precision: str) -> str:
-    """What decides a prefix besides the picture: weights, how they compute, and the prompt.
-
-    Args:
-        llm: the model as it is now.
-        template: of any of the prompts, for all begin alike.
-        precision: of the arithmetic, as the trainer has it.
-    """
-    weights = llm.speaker.state_dict()
-    processor: Any = llm.processor.processor
-    return _digest(
-        fingerprint(weights.items()),
-        str(sorted({str(weight.dtype) for weight in weights.values()})),
-        llm.speaker.config.to_json_string(),
-        precision,
-        llm.settings.attention,
-        str(processor.image_processor.to_dict()),
-        str(sorted(llm.settings.processor_options.items())),
-        str(prefix_ids(llm.processor, template).tolist()),
-    )
+        return digest(self._identity, name)
 
 
 class _Store(Protocol):
@@ -271,7 +248,3 @@ def _checksum(tensors: Mapping[str, torch.Tensor]) -> str:
         values = tensors[name].contiguous().reshape(-1).view(torch.uint8)
         found = zlib.crc32(values.numpy().data, found)
     return f"{found:08x}"
-
-
-def _digest(*lines: str) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]

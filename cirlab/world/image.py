@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import PIL.Image
 
-from cirlab.records import Image
+from cirlab.records import Image, short_hash
 from cirlab.world.render import render
 from cirlab.world.scene import Scene
 
@@ -21,6 +21,10 @@ class SceneImage(Image):
 
     scene: Scene
     image_size: int = 64
+
+    @property
+    def version(self) -> str:
+        return short_hash(f"{self.scene!r} {self.image_size}".encode())
 
     def load(self) -> PIL.Image.Image:
         return PIL.Image.fromarray(render(self.scene, self.image_size))

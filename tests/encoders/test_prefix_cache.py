@@ -17,8 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cirlab.encoders.mllm import EmbeddingMLLM, MLLMSettings
+from cirlab.encoders.mllm_identity import prefix_identity
 from cirlab.encoders.prefix import Prefix
-from cirlab.encoders.prefix_cache import PrefixCache, prefix_identity
+from cirlab.encoders.prefix_cache import PrefixCache
 from cirlab.errors import UserError
 from tests.tiny_mllm import write_tiny_mllm
 

@@ -18,12 +18,8 @@ from cirlab.errors import UserError
 from cirlab.prompts import FixedPrompt
 from cirlab.records import PromptedPair, SampleKey
 from datamodules import WorldData
-from lightning_modules.promptable import (
-    LinearSample,
-    Promptable,
-    PromptableTemplates,
-    QuestionMaps,
-)
+from lightning_modules.promptable import Promptable, PromptableTemplates
+from lightning_modules.question_maps import LinearSample, QuestionMaps
 from tests.tiny_mllm import write_tiny_mllm
 
 QUESTION = "what is the weather?"
