@@ -13,10 +13,9 @@ from dataclasses import dataclass, replace
 
 from jinja2 import TemplateError
 
+from cirlab.chat.llm import ChatModel, Decoding, Message
 from cirlab.errors import UserError
 from cirlab.reading.jsonl import shown
-from cirlab.triplets.llm import Answerer, Decoding
-from cirlab.triplets.prompt import Message
 
 #: An answer that is a letter, or begins with one as lists do: "B", "(b).", "B. How many ..".
 _LETTER = re.compile(r"\W*([A-Za-z])(?:\W*$|[.):])")
@@ -95,7 +94,7 @@ def letter_of(answer: str, options: Mapping[str, str | None]) -> str | None:
 
 
 def ask(
-    llm: Answerer,
+    llm: ChatModel,
     texts: Sequence[str],
     options: Mapping[str, str | None],
     wording: Wording,
@@ -132,7 +131,7 @@ def ask(
         yield {text: reply.text for text, reply in zip(batch, replies, strict=True)}
 
 
-def _check_system(llm: Answerer, wording: Wording, options: Mapping[str, str | None]) -> None:
+def _check_system(llm: ChatModel, wording: Wording, options: Mapping[str, str | None]) -> None:
     """Refuse a chat template that drops the system message, or fails at it."""
     if wording.system is None:
         return

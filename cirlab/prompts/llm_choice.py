@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from rich.progress import track
 
+from cirlab.chat.llm import Decoding, InstructionLLM
 from cirlab.encoders.adapters import FourBit
 from cirlab.encoders.llm import Dtype
 from cirlab.errors import UserError
@@ -22,7 +23,6 @@ from cirlab.prompts.choice_cache import ChoiceCache
 from cirlab.prompts.choosers import PromptChooser
 from cirlab.prompts.registry import read_registry
 from cirlab.records import Query
-from cirlab.triplets.llm import Decoding, InstructionLLM
 
 log = logging.getLogger(__name__)
 

@@ -17,12 +17,12 @@ from typing import get_args
 import torch
 from rich.console import Console
 
+from cirlab.chat.llm import Decoding, InstructionLLM, named_device
 from cirlab.encoders.adapters import FourBit
 from cirlab.encoders.llm import Dtype
 from cirlab.errors import UserError
 from cirlab.triplets.building import Building, Summary, build, check_beforehand, progress_bar
 from cirlab.triplets.captions import read_captions
-from cirlab.triplets.llm import Decoding, InstructionLLM
 from cirlab.triplets.prompt import NAMED, read_prompt
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace, console: Console) -> Summary:
         seed=options.seed,
         batch_size=options.batch_size,
     )
-    device = _device(options.device)
+    device = named_device(options.device)
     captions = read_captions(options.pairs)
     if options.images is not None:
         captions.check_images(options.images)
@@ -61,14 +61,6 @@ def run(options: argparse.Namespace, console: Console) -> Summary:
             f"the memory of {options.device} is not enough for {options.batch_size} captions at "
             "once; what was done is kept, so run again with a smaller --batch-size"
         ) from error
-
-
-def _device(name: str) -> torch.device:
-    try:
-        # Also what has a known name may not be there.
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"there is no device {name!r} here; set --device to cpu or cuda") from error
 
 
 def main(args: Sequence[str] | None = None) -> int:

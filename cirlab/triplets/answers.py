@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from cirlab.chat.llm import Reply
 from cirlab.triplets.prompt import CAPTION_MARK, TripletPrompt
 
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
@@ -26,18 +27,6 @@ class Reason(StrEnum):
     UNCHANGED = "caption unchanged"
     ECHO = "prompt or caption repeated"
     NO_ROOM = "caption too long for the model"
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a model said.
-
-    Attributes:
-        finished: whether it came to its own end.
-    """
-
-    text: str
-    finished: bool = True
 
 
 @dataclass(frozen=True)

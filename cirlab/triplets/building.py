@@ -22,12 +22,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from cirlab.chat.llm import ChatModel, Decoding, Message
 from cirlab.errors import UserError
 from cirlab.triplets.answers import AnswerReader, Change, Reason
 from cirlab.triplets.captions import Captions
 from cirlab.triplets.files import Outcome, Tally, TripletFiles, check_output
-from cirlab.triplets.llm import Answerer, Decoding
-from cirlab.triplets.prompt import Message, TripletPrompt
+from cirlab.triplets.prompt import TripletPrompt
 
 #: Captions among which those of like length are brought together. A killed run asks about at most
 #: one batch again, wherever it was in them.
@@ -124,7 +124,7 @@ def check_beforehand(captions: Captions, model: str, path: Path, how: Building) 
 
 def build(
     captions: Captions,
-    llm: Answerer,
+    llm: ChatModel,
     path: Path,
     how: Building | None = None,
     progress: Progress | None = None,
@@ -178,7 +178,7 @@ def _batches(captions: Captions, done: Sequence[int], asker: _Asker) -> Iterator
 class _Asker:
     """Asks about a batch of captions, and again where an answer is of no use."""
 
-    llm: Answerer
+    llm: ChatModel
     how: Building
 
     def __call__(self, numbers: Sequence[int], captions: Sequence[str]) -> list[Outcome]:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import yaml
 
+from cirlab.chat.llm import Message
 from cirlab.errors import UserError
 from cirlab.reading.files import read_text
 from cirlab.reading.jsonl import Row
@@ -26,9 +27,6 @@ PROMPT = (
     "Invent a change to the image with this caption. Answer in JSON with the keys instruction and "
     f"modified_caption. Caption: {CAPTION_MARK}"
 )
-
-#: One message of a chat: {"role": "user" or "assistant", "content": text}.
-Message = dict[str, str]
 
 
 def answer(instruction: str, modified_caption: str) -> str:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cirlab.triplets.answers import Reply
-from cirlab.triplets.llm import Decoding
-from cirlab.triplets.prompt import Message
+from cirlab.chat.llm import Decoding, Message, Reply
 
 
 class Reader:

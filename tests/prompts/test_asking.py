@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from cirlab.chat.llm import Decoding
 from cirlab.errors import UserError
 from cirlab.prompts import Wording, read_registry
 from cirlab.prompts.asking import ask, letter_of, lettered
-from cirlab.triplets.llm import Decoding
 from tests.prompts.readers import Reader
 
 OPTIONS: dict[str, str | None] = {"A": None, "B": "how many?", "C": "what {text}?"}

@@ -9,12 +9,12 @@ import pytest
 from jsonargparse import ArgumentParser
 
 from cirlab import distributed
+from cirlab.chat.llm import Decoding, InstructionLLM
 from cirlab.encoders.scratch_mllm import CHAT_TEMPLATE
 from cirlab.errors import UserError
 from cirlab.prompts import ChosenPrompts, LLMChoice, PromptChooser, Wording, llm_choice
 from cirlab.prompts.asking import letter_of
 from cirlab.records import Query
-from cirlab.triplets.llm import Decoding, InstructionLLM
 from tests.distributed.processes import run_in_processes
 from tests.prompts.readers import Reader
 from tests.triplets.talkers import write_tiny_chat_model

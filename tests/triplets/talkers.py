@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from cirlab.chat.llm import Decoding, Message, Reply
 from cirlab.encoders.scratch_mllm import CHAT_TEMPLATE, subword_tokenizer
-from cirlab.triplets.answers import Reply
-from cirlab.triplets.llm import Decoding
-from cirlab.triplets.prompt import PROMPT, Message, answer
+from cirlab.triplets.prompt import PROMPT, answer
 
 COLOURS = ("red", "green", "blue", "black")
 

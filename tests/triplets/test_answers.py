@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from cirlab.triplets.answers import AnswerReader, Change, Reason, Reply
+from cirlab.chat.llm import Reply
+from cirlab.triplets.answers import AnswerReader, Change, Reason
 from cirlab.triplets.prompt import Example, TripletPrompt, answer
 
 CAPTION = "a red bag with a strap"

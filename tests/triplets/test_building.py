@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from cirlab.chat.llm import Decoding
 from cirlab.errors import UserError
 from cirlab.triplets.building import (
     WINDOW,
@@ -25,7 +26,6 @@ from cirlab.triplets.building import (
 )
 from cirlab.triplets.captions import Captioned, Captions
 from cirlab.triplets.files import Tally
-from cirlab.triplets.llm import Decoding
 from cirlab.triplets.prompt import Example, TripletPrompt
 from tests.triplets.talkers import Script, caption_of, good_answer, mostly_good_answer
 

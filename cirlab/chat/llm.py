@@ -25,9 +25,9 @@ from cirlab.encoders.llm import Dtype
 from cirlab.encoders.names import resolve_folder, weights_or_sentence
 from cirlab.encoders.special_tokens import without_special_tokens
 from cirlab.errors import UserError
-from cirlab.triplets.answers import Reply
-from cirlab.triplets.prompt import Message
 
+#: One message of a chat: {"role": "user" or "assistant", "content": text}.
+Message = dict[str, str]
 #: Stands in a chat to see whether a template shows what it is given.
 _PROBE = "a red kite over a field"
 
@@ -51,8 +51,20 @@ class Decoding:
             raise UserError(f"max_new_tokens is {self.max_new_tokens}; set it to 1 or more")
 
 
-class Answerer(Protocol):
-    """What the building of triplets needs of a model."""
+@dataclass(frozen=True)
+class Reply:
+    """What a model said.
+
+    Attributes:
+        finished: whether it came to its own end.
+    """
+
+    text: str
+    finished: bool = True
+
+
+class ChatModel(Protocol):
+    """What is needed of a model that answers chats."""
 
     def identity(self) -> Mapping[str, Any]:
         """Tells models apart that may answer differently."""
@@ -170,6 +182,19 @@ class InstructionLLM:
             pad_token_id=self.tokenizer.pad_token_id,
         )
         return own
+
+
+def named_device(name: str, key: str = "--device") -> torch.device:
+    """The device of this name.
+
+    Raises:
+        UserError: it is not here.
+    """
+    try:
+        # Also what has a known name may not be there.
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"there is no device {name!r} here; set {key} to cpu or cuda") from error
 
 
 def _model(

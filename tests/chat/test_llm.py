@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from cirlab.chat.llm import Decoding, InstructionLLM
 from cirlab.encoders.adapters import FourBit
 from cirlab.encoders.scratch_mllm import CHAT_TEMPLATE
 from cirlab.errors import UserError
-from cirlab.triplets.llm import Decoding, InstructionLLM
 from cirlab.triplets.prompt import TripletPrompt
 from tests.tiny_mllm import write_tiny_mllm
 from tests.triplets.talkers import caption_of, write_tiny_chat_model
