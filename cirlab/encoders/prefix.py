@@ -143,7 +143,9 @@ class _Layer(DynamicLayer):
             self._block = _roomy(key_states, ROOM), _roomy(value_states, ROOM)
             return self._show(self._block, count)
         if held + count > self._block[0].shape[-2]:
-            self._block = _roomy(self._block[0], count), _roomy(self._block[1], count)
+            # Answers come token by token.
+            more = max(count, ROOM)
+            self._block = _roomy(self._block[0], more), _roomy(self._block[1], more)
         for block, added in zip(self._block, (key_states, value_states), strict=True):
             block[..., held : held + count, :] = added
         return self._show(self._block, held + count)
@@ -211,17 +213,16 @@ class PromptedImages:
         Returns:
             Unit vectors, float32. Shape (G, D).
         """
-        count, device = len(suffix_ids), prefix.mask.device
-        self._check_length(prefix.length + count)
-        positions = prefix.following[:, None] + torch.arange(count, device=device)
-        hidden = self.llm.backbone(
-            input_ids=suffix_ids.to(device).expand(len(prefix), count),
-            attention_mask=pad(prefix.mask, (0, count), value=1),
-            position_ids=self._on_axes(positions),
-            past_key_values=_continued(prefix),
-            use_cache=True,
-        ).last_hidden_state
-        return self.llm.unit(hidden[:, -1])
+        following = suffix_ids.expand(len(prefix), len(suffix_ids))
+        return self.llm.unit(self.follow(prefix).read(following))
+
+    def follow(self, prefix: Prefix) -> Continuation:
+        """Begin to read tokens behind a prefix, at one place only at a time.
+
+        Args:
+            prefix: on the model's device.
+        """
+        return Continuation(self, prefix)
 
     def whole(self, group: Mapping[str, torch.Tensor], suffix_ids: torch.Tensor) -> torch.Tensor:
         """The same vectors by one forward of pictures and prompt.
@@ -234,7 +235,7 @@ class PromptedImages:
             Unit vectors, float32. Shape (G, D).
         """
         ids, count = group["input_ids"], len(suffix_ids)
-        self._check_length(ids.shape[1] + count)
+        self.check_length(ids.shape[1] + count)
         full = dict(group)
         for name in _by_token(group):
             # Whatever else is told of tokens is 0 of words.
@@ -269,10 +270,16 @@ class PromptedImages:
         """Whether tokens have places in time, height and width (Qwen-VL's rotary positions)."""
         return hasattr(self.llm.backbone, "get_rope_index")
 
-    def _on_axes(self, positions: torch.Tensor) -> torch.Tensor:
+    def on_axes(self, positions: torch.Tensor) -> torch.Tensor:
+        """Positions of words, (G, S), as the model takes them."""
         return positions.expand(3, *positions.shape) if self._places_pictures else positions
 
-    def _check_length(self, length: int) -> None:
+    def check_length(self, length: int) -> None:
+        """Refuse so many tokens of a picture and a prompt.
+
+        Raises:
+            UserError: they are more than the limit.
+        """
         limit = self.llm.settings.max_length
         if length > limit:
             raise UserError(
@@ -296,6 +303,42 @@ class PromptedImages:
                 "causal; encode picture and prompt in one forward"
             )
         self._tried = True
+
+
+class Continuation:
+    """What comes behind the prefixes of some pictures, read in as many steps as one likes.
+
+    The prefix stays as it is.
+
+    Args:
+        images: whose prefix it is.
+        prefix: of G pictures.
+    """
+
+    def __init__(self, images: PromptedImages, prefix: Prefix) -> None:
+        self._images, self._cache = images, _continued(prefix)
+        self._mask, self._following = prefix.mask, prefix.following[:, None]
+
+    @torch.no_grad()
+    def read(self, ids: torch.Tensor) -> torch.Tensor:
+        """Read some tokens more; the last layer's state at the last of them, (G, W).
+
+        Args:
+            ids: of each picture as many. Shape (G, S).
+        """
+        count, device = ids.shape[1], self._mask.device
+        self._mask = pad(self._mask, (0, count), value=1)
+        self._images.check_length(self._mask.shape[1])
+        positions = self._following + torch.arange(count, device=device)
+        self._following = self._following + count
+        hidden: torch.Tensor = self._images.llm.backbone(
+            input_ids=ids.to(device),
+            attention_mask=self._mask,
+            position_ids=self._images.on_axes(positions),
+            past_key_values=self._cache,
+            use_cache=True,
+        ).last_hidden_state
+        return hidden[:, -1]
 
 
 @dataclass(frozen=True)
