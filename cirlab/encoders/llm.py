@@ -101,6 +101,7 @@ class EmbeddingLLM(nn.Module):
         gradient_checkpointing: compute each layer again in the backward pass instead of keeping
             what it computed.
         device: where 4-bit weights are placed; other weights are moved by the trainer.
+        key: the YAML key that names it, for error messages.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class EmbeddingLLM(nn.Module):
         chunk_size: int | None = None,
         gradient_checkpointing: bool = False,
         device: torch.device | None = None,
+        key: str = "llm",
     ) -> None:
         super().__init__()
         self.name = name
@@ -129,7 +131,7 @@ class EmbeddingLLM(nn.Module):
                 "quantization_config": four_bit.config(),
                 "device_map": {"": device or torch.device("cpu")},
             }
-        with weights_or_sentence(name, key="llm"):
+        with weights_or_sentence(name, key=key):
             tokenizer = AutoTokenizer.from_pretrained(folder)
             model = AutoModel.from_pretrained(
                 folder, dtype=dtype, attn_implementation=attention, **placement
