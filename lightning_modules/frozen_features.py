@@ -57,12 +57,14 @@ def frozen_features(module: L.LightningModule, encoder: DualEncoder) -> FeatureC
         )
         # Convolutions run several times faster so, on CPUs and on GPUs with tensor cores.
         encoder.image_backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        with torch.inference_mode(), trainer.precision_plugin.forward_context():
-            for pixels in track(loader, description="features of the frozen backbone"):
-                if isinstance(pixels, UserError):
-                    raise pixels
-                pixels = pixels.contiguous(memory_format=torch.channels_last)
-                yield encoder.backbone_features(pixels.to(module.device))
+        for pixels in track(loader, description="features of the frozen backbone"):
+            if isinstance(pixels, UserError):
+                raise pixels
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+            # Not around the yield: whoever reads the batches would compute in it as well.
+            with torch.inference_mode(), trainer.precision_plugin.forward_context():
+                features = encoder.backbone_features(pixels.to(module.device))
+            yield features
 
     weights = encoder.image_backbone.state_dict()
     identity = f"{fingerprint(weights.items())} {transform} {trainer.precision}"

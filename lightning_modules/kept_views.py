@@ -84,12 +84,11 @@ def batches(
     loader: DataLoader[Inputs | UserError] = DataLoader(
         parts, batch_size=None, num_workers=min(data.num_workers, len(parts))
     )
-    with torch.inference_mode(), trainer.precision_plugin.forward_context():
-        silent = description is None or not trainer.is_global_zero
-        for inputs in track(loader, description=description or "", disable=silent):
-            if isinstance(inputs, UserError):
-                raise inputs
-            yield trainer.strategy.batch_to_device(inputs, module.device)
+    silent = description is None or not trainer.is_global_zero
+    for inputs in track(loader, description=description or "", disable=silent):
+        if isinstance(inputs, UserError):
+            raise inputs
+        yield trainer.strategy.batch_to_device(inputs, module.device)
 
 
 @dataclass(frozen=True)

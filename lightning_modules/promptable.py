@@ -309,7 +309,9 @@ class Promptable(MultimodalRetrieval):
         start = 0
         for images, views in parts:
             places = [prompts.index(prompt) for prompt in views.prompts]
-            needed[places, start : start + len(images)] = views.needed
+            # Without questions, all are encoded, also those that no query ranks.
+            wanted = views.needed if views.prompted else torch.ones_like(views.needed)
+            needed[places, start : start + len(images)] = wanted
             start += len(images)
         return [image for images, _ in parts for image in images], prompts, needed
 
@@ -348,7 +350,10 @@ class Promptable(MultimodalRetrieval):
         start = 0
         for inputs in batches(self, images, self._image_reader(), description):
             end = start + len(inputs["order"])
-            yield self.encode_views(inputs, prompts, needed[:, start:end])
+            # Not around the yield: whoever reads the batches would compute in it as well.
+            with torch.inference_mode(), self.trainer.precision_plugin.forward_context():
+                vectors = self.encode_views(inputs, prompts, needed[:, start:end])
+            yield vectors
             start = end
 
     # ---- linear maps --------------------------------------------------------------------

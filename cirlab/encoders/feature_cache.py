@@ -20,6 +20,7 @@ import torch
 
 from cirlab import distributed
 from cirlab.encoders.image_names import Place, image_names, place
+from cirlab.errors import UserError
 from cirlab.reading.atomic import whole_file
 from cirlab.records import Image
 
@@ -111,7 +112,8 @@ def cached_views(
             in batches, each (V, B, F), of which only what lacks is read.
 
     Raises:
-        UserError: on every process, if a file is missing or `compute` refuses an image on one.
+        UserError: on every process, if a file is missing, or on one `compute` refuses an image or
+            yields what is not finite.
     """
     stores = [folder / f"features_{_digest([identity])}" for identity in identities]
     names = distributed.together(lambda: image_names(images))
@@ -203,6 +205,7 @@ def _write(
             end = start + batch.shape[1]
             for view in views:
                 rows = batch[view][lacking[view, start:end].to(batch.device)].float().cpu().numpy()
+                _check_finite(rows, chosen[view][filled[view] :])
                 if view not in matrices:
                     shape = (len(chosen[view]), batch.shape[2])
                     matrices[view] = _matrix(files[view], shape)
@@ -216,6 +219,16 @@ def _write(
     for view in views:
         with whole_file(paths[view].with_suffix(".txt")) as listing:
             listing.write_text("\n".join(chosen[view]), encoding="utf-8")
+
+
+def _check_finite(rows: np.ndarray, names: Sequence[str]) -> None:
+    """Refuse to keep what no ranking could use, at the first of them, known by name."""
+    broken = ~np.isfinite(rows).all(axis=1)
+    if broken.any():
+        raise UserError(
+            f"the features of image {names[int(broken.argmax())]} are not all finite, so that "
+            "nothing of them is kept; the weights or the precision of the encoder are at fault"
+        )
 
 
 def _matrix(path: Path, shape: tuple[int, int]) -> np.memmap:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import multiprocessing
 import pickle
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 import torch
 
 from cirlab.benchmarks.genecis import SquareCrop
-from cirlab.encoders.feature_cache import cached_features
+from cirlab.encoders.feature_cache import cached_features, cached_views
 from cirlab.errors import UserError
 from cirlab.records import EncodedImage, FileImage, Image
 
@@ -136,3 +138,109 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
     photos = [FileImage(id="a photo", path=tmp_path / "none.jpg")]
     with pytest.raises(UserError, match=r"image 'a photo' cannot be read: .*none\.jpg"):
         cached_features(tmp_path, "vit", photos, Backbone())
+
+
+class Views:
+    """The feature of image 7 in view 2 is (2, 7); it remembers which were asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, str]] = []
+
+    def __call__(self, images: Sequence[Image], lacking: torch.Tensor) -> Iterable[torch.Tensor]:
+        for start in range(0, len(images), 2):
+            part = images[start : start + 2]
+            asked = lacking[:, start : start + 2].nonzero().tolist()
+            self.asked += [(view, part[row].id) for view, row in asked]
+            numbers = torch.tensor([float(image.id) for image in part])
+            view = torch.arange(len(lacking)).float()[:, None].expand(-1, len(part))
+            yield torch.stack([view, numbers.expand(len(lacking), -1)], dim=2)
+
+
+ALL = torch.ones(2, 3, dtype=torch.bool)
+
+
+def test_of_several_views_only_what_is_needed_and_lacking_is_computed(tmp_path: Path) -> None:
+    compute = Views()
+    needed = torch.tensor([[True, True, True], [False, True, False]])
+    general, asked = cached_views(tmp_path, ["", "colour"], images(1, 2, 3), needed, compute)
+    assert sorted(compute.asked) == [(0, "1"), (0, "2"), (0, "3"), (1, "2")]
+    assert general(images(3, 1)).tolist() == [[0, 3], [0, 1]]
+    assert asked(images(2)).tolist() == [[1, 2]]
+    assert images(1)[0] not in asked
+
+    again = Views()
+    _, asked = cached_views(tmp_path, ["", "colour"], images(1, 2, 3), ALL, again)
+    assert again.asked == [(1, "1"), (1, "3")]
+    assert asked(images(3, 2, 1))[:, 1].tolist() == [3, 2, 1]
+
+    further = Views()
+    cached_views(tmp_path, ["colour", "size"], images(1, 2, 3), ALL, further)
+    assert {view for view, _ in further.asked} == {1}
+    nothing = Views()
+    cached_views(tmp_path, ["size", ""], images(3, 2, 1), ALL, nothing)
+    assert nothing.asked == []
+
+
+def test_an_image_under_an_old_id_is_looked_at_anew_in_every_view(tmp_path: Path) -> None:
+    compute = Views()
+    cached_views(tmp_path, ["", "colour"], images(1, 2, 3), ALL, compute)
+    changed = [*images(1, 2), EncodedImage(id="3", data=b"other pixels")]
+    compute.asked.clear()
+    cached_views(tmp_path, ["", "colour"], changed, ALL, compute)
+    assert compute.asked == [(0, "3"), (1, "3")]
+
+
+def test_what_is_not_finite_is_not_kept(tmp_path: Path) -> None:
+    def broken(images: Sequence[Image]) -> Iterable[torch.Tensor]:
+        yield torch.tensor([[0.0, 1.0], [torch.nan, 1.0]])
+
+    with pytest.raises(UserError, match=r"features of image 2 .*not all finite"):
+        cached_features(tmp_path, "vit", images(1, 2), broken)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def _write_slowly(folder: Path, written: str) -> None:
+    """Computes two of three features, says so, and waits."""
+
+    def slow(some: Sequence[Image]) -> Iterable[torch.Tensor]:
+        yield torch.ones(1, 3)
+        yield torch.ones(1, 3)
+        Path(written).touch()
+        time.sleep(600)
+
+    cached_features(folder, "vit", images(1, 2, 3), slow)
+
+
+def test_what_a_kill_leaves_is_not_read(tmp_path: Path) -> None:
+    written = tmp_path / "written"
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_write_slowly, args=(tmp_path / "cache", str(written)))
+    process.start()
+    while not written.exists():
+        assert process.is_alive()
+        time.sleep(0.05)
+    process.kill()
+    process.join()
+    assert list((tmp_path / "cache").rglob("*.unfinished"))
+    backbone = Backbone()
+    cache = cached_features(tmp_path / "cache", "vit", images(1, 2, 3), backbone)
+    assert backbone.asked == ["1", "2", "3"]
+    assert cache(images(3, 1))[:, 0].tolist() == [3, 1]
+
+
+def test_two_runs_that_compute_at_once_agree(tmp_path: Path) -> None:
+    """The second comes while the first is in the middle of its work, and is done before it."""
+    backbone = Backbone()
+
+    def first(some: Sequence[Image]) -> Iterable[torch.Tensor]:
+        yield torch.full((1, 3), 1.0)
+        other = cached_features(tmp_path, "vit", images(1, 2, 3), backbone)
+        assert other(images(2))[0].tolist() == [2, 2, 2]
+        yield torch.full((1, 3), 2.0)
+        yield torch.full((1, 3), 3.0)
+
+    cache = cached_features(tmp_path, "vit", images(1, 2, 3), first)
+    assert backbone.asked == ["1", "2", "3"]
+    assert cache(images(1, 2, 3))[:, 0].tolist() == [1, 2, 3]
+    assert cached_features(tmp_path, "vit", images(2, 3), backbone) is not None
+    assert len(backbone.asked) == 3

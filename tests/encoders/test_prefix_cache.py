@@ -5,23 +5,17 @@ from __future__ import annotations
 import fcntl
 import logging
 import multiprocessing
-import shutil
 import time
 from collections.abc import Callable
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
-from cirlab.encoders.mllm import EmbeddingMLLM, MLLMSettings
-from cirlab.encoders.mllm_identity import prefix_identity
 from cirlab.encoders.prefix import Prefix
 from cirlab.encoders.prefix_cache import PrefixCache
 from cirlab.errors import UserError
-from tests.tiny_mllm import write_tiny_mllm
 
 GIB = 1 << 30
 SPAWN = multiprocessing.get_context("spawn")
@@ -231,33 +225,3 @@ def test_a_folder_that_cannot_be_written_to_is_one_sentence(tmp_path: Path) -> N
 def test_no_budget_is_refused(budget: float) -> None:
     with pytest.raises(UserError, match=f"is {budget} GiB; set it above 0"):
         PrefixCache(None, budget, "model")
-
-
-def test_the_identity_changes_with_all_that_changes_a_prefix(tmp_path: Path) -> None:
-    folder = write_tiny_mllm(tmp_path / "llava")
-
-    def identity(template: str = TEMPLATE, precision: str = "32-true", **settings: Any) -> str:
-        llm = EmbeddingMLLM(MLLMSettings(str(folder), frozen=True, max_length=200, **settings))
-        return prefix_identity(llm, template, precision)
-
-    same = identity()
-    other_words = "<image>Represent the image for this question: {text}"
-    assert identity() == same == identity(other_words)
-    resized = {"size": {"height": 32, "width": 32}, "do_normalize": False}
-    changed = [
-        identity(f"Look: {TEMPLATE}"),
-        identity(precision="bf16-mixed"),
-        identity(dtype="bfloat16"),
-        identity(processor_options=resized),
-        identity(attention="eager"),
-    ]
-    weights = load_file(folder / "model.safetensors")
-    name = next(n for n in weights if n.endswith("layers.1.mlp.down_proj.weight"))
-    save_file(
-        weights | {name: weights[name] * 1.001}, folder / "model.safetensors", {"format": "pt"}
-    )
-    changed.append(identity())
-    assert len({same, *changed}) == 7
-    copied = shutil.copytree(folder, tmp_path / "copy")
-    llm = EmbeddingMLLM(MLLMSettings(str(copied), frozen=True, max_length=200))
-    assert prefix_identity(llm, TEMPLATE, "32-true") == changed[-1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from cirlab.errors import UserError
 from cirlab.prompts import FixedPrompt
 from cirlab.records import PromptedPair, SampleKey
 from datamodules import WorldData
-from lightning_modules.promptable import Promptable, PromptableTemplates
+from lightning_modules.promptable import PrefixBudget, Promptable, PromptableTemplates
 from lightning_modules.question_maps import LinearSample, QuestionMaps
 from tests.tiny_mllm import write_tiny_mllm
 
@@ -49,7 +51,7 @@ def data(**options: Any) -> WorldData:
     return WorldData(records="prompted", series_size=1, benchmarks=[benchmark], **settings)
 
 
-def evaluate(module: Promptable) -> dict[str, Any]:
+def evaluate(module: Promptable, **options: Any) -> dict[str, Any]:
     retrieval = RetrievalEvaluation()
     trainer = L.Trainer(
         accelerator="cpu",
@@ -59,8 +61,24 @@ def evaluate(module: Promptable) -> dict[str, Any]:
         enable_model_summary=False,
         callbacks=[retrieval],
     )
-    trainer.validate(module, data(), verbose=False)
+    trainer.validate(module, data(**options), verbose=False)
     return retrieval.results["world_facet"]
+
+
+@contextmanager
+def pictures_read(module: Promptable) -> Iterator[list[int]]:
+    """Notes how many pictures pass the image tower at once within the block."""
+    counts: list[int] = []
+
+    def note(_: object, args: object, inputs: dict[str, Any]) -> None:
+        if "pixel_values" in inputs:
+            counts.append(len(inputs["input_ids"]))
+
+    handle = module.llm.backbone.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield counts
+    finally:
+        handle.remove()
 
 
 def images(count: int) -> list[Any]:
@@ -188,3 +206,123 @@ def test_templates_hold_what_they_need(options: dict[str, str], sentence: str) -
 def test_a_sample_of_nothing_is_refused() -> None:
     with pytest.raises(UserError, match=r"linear\.count is 0"):
         LinearSample(count=0)
+
+
+ARMS: dict[str, dict[str, Any]] = {
+    "general": {"looking": "general"},
+    "whole": {"looking": "whole"},
+    "prefix": {"looking": "prefix"},
+    "kept prefixes": {"looking": "prefix", "prefixes": PrefixBudget(0.1)},
+    "linear": {"looking": "linear", "linear": LinearSample(count=8)},
+    "ridge": {"looking": "linear", "linear": LinearSample(count=8, method="ridge")},
+    "procrustes": {"looking": "linear", "linear": LinearSample(count=8, method="procrustes")},
+}
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_a_constant_encoder_is_never_above_chance(
+    folder: Path, arm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = method(folder, **ARMS[arm])
+    one = torch.nn.functional.normalize(torch.ones(module.llm.dim), dim=0)
+    monkeypatch.setattr(module.llm, "unit", lambda pooled: one.expand(len(pooled), -1))
+    metrics = evaluate(module)["metrics"]
+    assert metrics["recall_at_1"] == metrics["macro_recall_at_5"] == 0
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+@pytest.mark.parametrize("arm", ARMS)
+def test_an_encoder_of_nan_never_passes(
+    folder: Path, arm: str, keeps: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = method(folder, **ARMS[arm], store=str(tmp_path) if keeps else None)
+    monkeypatch.setattr(
+        module.llm, "unit", lambda pooled: torch.full((len(pooled), module.llm.dim), torch.nan)
+    )
+    with pytest.raises(UserError):
+        evaluate(module)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("arm", ["general", "whole", "prefix", "linear"])
+def test_kept_vectors_rank_alike_and_are_not_encoded_again(
+    folder: Path, arm: str, tmp_path: Path
+) -> None:
+    plain = evaluate(method(folder, **ARMS[arm]))
+    kept = ARMS[arm] | {"store": str(tmp_path)}
+    first = method(folder, **kept)
+    with pictures_read(first) as read:
+        assert evaluate(first) == plain
+    assert read
+    second = method(folder, **kept)
+    with pictures_read(second) as read:
+        assert evaluate(second) == plain
+    assert read == []
+
+
+def test_a_gallery_is_encoded_again_for_a_new_question_alone(folder: Path, tmp_path: Path) -> None:
+    evaluate(method(folder, looking="general", store=str(tmp_path)))
+    module = method(folder, looking="whole", prompts=FixedPrompt("how many?"), store=str(tmp_path))
+    with pictures_read(module) as read:
+        evaluate(module)
+    size = int(evaluate(module)["protocol"]["pool_size"])
+    assert 0 < sum(read) <= size + 2
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")}
+    assert len(files) == 2
+    evaluate(module)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")} == files
+
+
+def test_a_changed_weight_makes_everything_new(folder: Path, tmp_path: Path) -> None:
+    module = method(folder, store=str(tmp_path))
+    before = evaluate(module)
+    with torch.no_grad():
+        for name, weight in module.named_parameters():
+            if "lora_B" in name:
+                weight.mul_(-20)
+    with pictures_read(module) as read:
+        after = evaluate(module)
+    assert read
+    assert after == evaluate(_with_weights(method(folder), module)) != before
+
+
+def _with_weights(module: Promptable, of: Promptable) -> Promptable:
+    module.load_state_dict(of.state_dict())
+    return module
+
+
+def test_what_skips_images_keeps_no_vectors(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="store keeps vectors of all images and skips none"):
+        evaluate(method(folder, store=str(tmp_path)), on_error="skip")
+
+
+def test_prefixes_of_one_evaluation_serve_the_next_with_other_questions(
+    folder: Path, tmp_path: Path
+) -> None:
+    budget = PrefixBudget(0.5, str(tmp_path))
+    evaluate(method(folder, looking="prefix", prefixes=budget))
+    other = method(folder, looking="prefix", prefixes=budget, prompts=FixedPrompt("how many?"))
+    with pictures_read(other) as read:
+        found = evaluate(other)
+    assert read == []
+    assert found == evaluate(method(folder, looking="whole", prompts=FixedPrompt("how many?")))
+
+
+def test_training_keeps_nothing(folder: Path, tmp_path: Path) -> None:
+    budget = PrefixBudget(0.5, str(tmp_path / "prefixes"))
+    module = method(folder, store=str(tmp_path / "store"), prefixes=budget)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        max_steps=2,
+        callbacks=[RetrievalEvaluation()],
+    )
+    trainer.fit(module, data())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_budget_of_nothing_is_refused() -> None:
+    with pytest.raises(UserError, match=r"prefixes\.gib is 0\.0; set it above 0"):
+        PrefixBudget(0.0)
