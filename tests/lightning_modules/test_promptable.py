@@ -12,16 +12,19 @@ import pytest
 import torch
 
 from callbacks import RetrievalEvaluation
-from cirlab.benchmarks import WorldFacet
+from cirlab.benchmarks import COCOFacet, WorldFacet
+from cirlab.benchmarks.base import Benchmark
+from cirlab.benchmarks.coco_facet import PLACES
 from cirlab.encoders.adapters import Lora
 from cirlab.encoders.mllm import MLLMSettings
 from cirlab.encoders.mllm_processor import Prompt
 from cirlab.errors import UserError
-from cirlab.prompts import FixedPrompt
+from cirlab.prompts import FixedPrompt, PromptByFacet
 from cirlab.records import PromptedPair, SampleKey
 from datamodules import WorldData
 from lightning_modules.promptable import PrefixBudget, Promptable, PromptableTemplates
 from lightning_modules.question_maps import LinearSample, QuestionMaps
+from tests.benchmarks.encoders import write_json
 from tests.tiny_mllm import write_tiny_mllm
 
 QUESTION = "what is the weather?"
@@ -46,12 +49,15 @@ def method(folder: Path, **options: Any) -> Promptable:
 
 
 def data(**options: Any) -> WorldData:
-    benchmark = WorldFacet(families=8, queries_per_facet=2, negatives=5)
-    settings: dict[str, Any] = {"samples": 8, "batch_size": 4, "eval_batch_size": 16} | options
-    return WorldData(records="prompted", series_size=1, benchmarks=[benchmark], **settings)
+    settings: dict[str, Any] = {"samples": 8, "batch_size": 4, "eval_batch_size": 16}
+    settings["benchmarks"] = [WorldFacet(families=8, queries_per_facet=2, negatives=5)]
+    return WorldData(records="prompted", series_size=1, **(settings | options))
 
 
-def evaluate(module: Promptable, **options: Any) -> dict[str, Any]:
+def evaluate(
+    module: Promptable, benchmark: Benchmark | None = None, on_error: str = "raise", **options: Any
+) -> dict[str, Any]:
+    """Results of one benchmark; `options` are the trainer's."""
     retrieval = RetrievalEvaluation()
     trainer = L.Trainer(
         accelerator="cpu",
@@ -60,9 +66,12 @@ def evaluate(module: Promptable, **options: Any) -> dict[str, Any]:
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[retrieval],
+        **options,
     )
-    trainer.validate(module, data(**options), verbose=False)
-    return retrieval.results["world_facet"]
+    settings = {} if benchmark is None else {"benchmarks": [benchmark]}
+    trainer.validate(module, data(on_error=on_error, **settings), verbose=False)
+    (results,) = retrieval.results.values()
+    return results
 
 
 @contextmanager
@@ -326,3 +335,33 @@ def test_training_keeps_nothing(folder: Path, tmp_path: Path) -> None:
 def test_a_budget_of_nothing_is_refused() -> None:
     with pytest.raises(UserError, match=r"prefixes\.gib is 0\.0; set it above 0"):
         PrefixBudget(0.0)
+
+
+def test_coco_facet_is_looked_at_with_the_questions_of_its_facets(
+    folder: Path, tmp_path: Path
+) -> None:
+    """The published layout: texts, and images by path or by number, the right one first."""
+    pictures = images(9)
+    for place in ("val2017/{:012d}.jpg", "visual7w/images/v7w_{}.jpg", "{:012d}.jpg"):
+        for number, picture in enumerate(pictures, start=1):
+            path = tmp_path / place.format(number)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.load().save(path)
+    for facet in PLACES:
+        numbers = [[1, 2, 3], [5, 4, 3], [7, 8, 9]]
+        rows = [
+            {"qry_text": f"Find me an image that contains any {n}.\n", "tgt_img_path": str(n)}
+            for n in numbers
+        ]
+        write_json(tmp_path / "benchmark" / f"{facet}_retrieval.json", rows)
+    found = {}
+    for looking in ("general", "whole", "prefix"):
+        module = method(folder, looking=looking, prompts=PromptByFacet("gpt"))
+        benchmark = COCOFacet(str(tmp_path), official=False)
+        found[looking] = evaluate(module, benchmark)
+        if looking == "prefix":
+            (views,) = module.views.values()
+    assert found["prefix"] == found["whole"] != found["general"]
+    assert len(found["prefix"]["breakdown"]["facet"]) == len(PLACES) == len(views.prompts)
+    # Of each facet's images, those that its queries rank and no others.
+    assert views.needed.sum(dim=1).tolist() == [len({n for row in numbers for n in row})] * 8
