@@ -54,7 +54,7 @@ class ImageViews:
         llm = self._images.llm
         device = inputs["order"].device
         vectors = torch.zeros(*needed.shape, llm.dim, device=device)
-        for group, rows in _groups(inputs):
+        for group, rows in row_groups(inputs):
             views = needed[:, rows].any(dim=1).nonzero().flatten().tolist()
             if not views:
                 continue
@@ -82,7 +82,7 @@ class ImageViews:
         return prefix
 
 
-def _groups(
+def row_groups(
     inputs: Mapping[str, Any],
 ) -> Iterator[tuple[Mapping[str, torch.Tensor], torch.Tensor]]:
     """Each group with the places of its rows among the images, (G,) on the CPU."""

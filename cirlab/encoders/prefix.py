@@ -295,7 +295,8 @@ class PromptedImages:
         suffix = torch.tensor(words[:room])
         with torch.no_grad():
             apart = self.proceed(prefix, suffix) - self.whole(group, suffix)
-        in_32_bits = prefix.layers[0][0].dtype == torch.float32
+        # Values: under autocast keys are turned in 32 bits after they were computed in 16.
+        in_32_bits = prefix.layers[0][1].dtype == torch.float32
         if not float(apart.norm(dim=1).max()) <= (CLOSE if in_32_bits else CLOSE_IN_16_BITS):
             raise UserError(
                 f"{self.llm.name} (llm.name) makes another vector of a picture and a prompt in one "

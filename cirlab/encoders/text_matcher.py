@@ -35,9 +35,7 @@ class TextMatcherSettings:
     """
 
     name: str
-    query: str = (
-        f"Instruct: Find a caption that contains the given information\nQuery: {TEXT_MARK}"
-    )
+    query: str = f"Instruct: Find a caption that contains the given information\nQuery: {TEXT_MARK}"
     answer: str = TEXT_MARK
     four_bit: FourBit | None = None
     dtype: Dtype = "float32"

@@ -86,6 +86,19 @@ def test_vectors_are_those_of_one_forward(layout: str, side: str, folders: dict[
         torch.testing.assert_close(by_prefix.norm(dim=1), torch.ones(5))
 
 
+def test_mixed_precision_may_round_as_16_bits_do(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No two sums agree as closely as that.
+    monkeypatch.setattr("cirlab.encoders.prefix.CLOSE", -1.0)
+    model = mllm(folders["llava-llama"])
+    (group, *_) = ImagePrefixCollator(model.processor, GENERAL)(pictures())["groups"]
+    with torch.autocast("cpu", torch.bfloat16):
+        PromptedImages(model).prefix(group)
+    with pytest.raises(UserError, match="attention is not causal"):
+        PromptedImages(model).prefix(group)
+
+
 # ---- what may change without changing a vector ---------------------------------------------
 
 
