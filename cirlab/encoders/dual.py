@@ -21,9 +21,9 @@ from open_clip.push_to_hf_hub import save_config_for_hf
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from safetensors.torch import save_file
 from torch import nn
-from transformers import AutoProcessor, BlipForImageTextRetrieval
 
 import cirlab.encoders.timm_models  # noqa: F401 - registers names that open_clip may ask for
+from cirlab.encoders.blip_weights import BlipParts, load_blip, save_blip
 from cirlab.encoders.names import ZOO_PREFIX, resolve_folder, weights_or_sentence
 from cirlab.errors import UserError
 from cirlab.reading.atomic import whole_file
@@ -249,29 +249,37 @@ class BlipEncoder(DualEncoder):
     """BLIP's contrastive pair of towers (Li et al., 2022), in transformers' layout.
 
     Args:
-        name: a hub name or folder of a `BlipForImageTextRetrieval`.
+        name: a hub name, a folder of a `BlipForImageTextRetrieval`, `zoo:name`, or a file of BLIP's
+            own code.
+        parts: what was loaded by that name; None loads it.
+        max_length: tokens of a text; 35 of a caption in BLIP's retrieval configuration.
 
     Attributes:
-        source: the same.
+        source: the name.
+        parts: model, processor and, where there is one, text decoder.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, parts: BlipParts | None = None, max_length: int = 35) -> None:
         super().__init__()
         self.name, self.source = f"{BLIP_PREFIX}{name}", name
-        with weights_or_sentence(self.name, key="clip"):
-            self.model = BlipForImageTextRetrieval.from_pretrained(name)
-            processor = AutoProcessor.from_pretrained(name)
-        self._transformers_processor = processor
+        self.parts = parts or load_blip(name, key="clip")
+        self.model = self.parts.model
         self.dim = self.model.config.image_text_hidden_size
-        self.processor = DualProcessor(
-            transform=_BlipTransform(processor.image_processor),
-            tokenize=_BlipTokenizer(processor.tokenizer),
+        self.processor = BlipReader(
+            transform=_BlipTransform(self.parts.processor.image_processor),
+            tokenize=_BlipTokenizer(self.parts.processor.tokenizer, max_length),
         )
 
     @property
     def image_tower(self) -> nn.Module:
         tower: nn.Module = self.model.vision_model
         return tower
+
+    @property
+    def image_backbone(self) -> nn.Module:
+        """The projection is part of it: what is kept of an image are its `dim` numbers."""
+        parts = {"tower": self.model.vision_model, "projection": self.model.vision_proj}
+        return nn.ModuleDict(parts)
 
     def image_embeddings(self, pixels: torch.Tensor) -> torch.Tensor:
         hidden = self.model.vision_model(pixel_values=pixels).last_hidden_state
@@ -282,8 +290,17 @@ class BlipEncoder(DualEncoder):
         return self.model.text_proj(hidden[:, 0])
 
     def save(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
-        self._transformers_processor.save_pretrained(folder)
+        save_blip(self.parts, folder)
+
+
+@dataclass(frozen=True)
+class BlipReader(DualProcessor):
+    """Reads images in one call, which is twice as fast."""
+
+    transform: _BlipTransform
+
+    def images(self, images: Sequence[PIL.Image.Image]) -> torch.Tensor:
+        return self.transform.batch(list(images))
 
 
 @dataclass(frozen=True)
@@ -291,15 +308,16 @@ class _BlipTransform:
     image_processor: Any
 
     def __call__(self, image: PIL.Image.Image) -> torch.Tensor:
-        return self.image_processor(image, return_tensors="pt")["pixel_values"][0]
+        return self.batch([image])[0]
+
+    def batch(self, images: list[PIL.Image.Image]) -> torch.Tensor:
+        return self.image_processor(images, return_tensors="pt")["pixel_values"]
 
 
 @dataclass(frozen=True)
 class _BlipTokenizer:
-    """BLIP retrieval reads at most 35 tokens of a caption (BLIP, train_retrieval config)."""
-
     tokenizer: Any
-    max_length: int = 35
+    max_length: int
 
     def __call__(self, texts: list[str]) -> dict[str, torch.Tensor]:
         encoded = self.tokenizer(
@@ -312,7 +330,7 @@ def load_dual_encoder(name: str, pretrained: str | None = None) -> DualEncoder:
     """Load a pretrained dual encoder.
 
     Args:
-        name: `blip:` and a hub name or folder for BLIP; anything else goes to open_clip
+        name: `blip:` and a name for BLIP (`BlipEncoder`); anything else goes to open_clip
             (`OpenClipEncoder`).
         pretrained: open_clip's tag of the weights or a file.
 
