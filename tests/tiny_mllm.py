@@ -11,12 +11,19 @@ from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
+    LlavaNextImageProcessor,
+    LlavaNextProcessor,
     PreTrainedTokenizerFast,
 )
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
-from cirlab.encoders.scratch_mllm import CHAT_TEMPLATE, subword_tokenizer, write_mllm_folder
+from cirlab.encoders.scratch_mllm import (
+    CHAT_TEMPLATE,
+    IMAGE_TOKEN,
+    subword_tokenizer,
+    write_mllm_folder,
+)
 
 TEXTS = ["a red circle", "a green square", "make it blue", "Describe this image in one word:"]
 VISION = {
@@ -58,7 +65,9 @@ QWEN_VISION: dict[str, dict[str, Any]] = {
     },
 }
 #: Models of every layout that is spoken of, by the names the tests use.
-LAYOUTS = ("llava-llama", "llava-phi3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+LAYOUTS = ("llava-llama", "llava-phi3", "llava_next", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+#: Sizes that LLaVA-NeXT cuts pictures into tiles at, (height, width) in pixels.
+TILED_SIZES = [[32, 64], [64, 32], [64, 64]]
 
 
 def write_tiny_mllm(folder: Path, layout: str = "llava-llama", seed: int = 0) -> Path:
@@ -66,12 +75,39 @@ def write_tiny_mllm(folder: Path, layout: str = "llava-llama", seed: int = 0) ->
     tokenizer = subword_tokenizer(TEXTS, size=320, max_length=256)
     if layout.startswith("llava-"):
         write_mllm_folder(folder, VISION, TEXT | {"model_type": layout[6:]}, tokenizer)
+    elif layout == "llava_next":
+        _write_llava_next(folder, tokenizer)
     else:
         _write_qwen(folder, layout, tokenizer)
     torch.manual_seed(seed)
     config = AutoConfig.from_pretrained(folder)
     AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
     return folder
+
+
+def _write_llava_next(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """As llava-hf/llava-v1.6-mistral-7b-hf has it: the whole picture, then its tiles."""
+    AutoConfig.for_model(
+        "llava_next",
+        text_config=TEXT | {"model_type": "mistral", "vocab_size": len(tokenizer)},
+        vision_config=VISION,
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        image_grid_pinpoints=TILED_SIZES,
+    ).save_pretrained(folder)
+    side = VISION["image_size"]
+    LlavaNextProcessor(
+        LlavaNextImageProcessor(
+            size={"shortest_edge": side},
+            crop_size={"height": side, "width": side},
+            image_grid_pinpoints=TILED_SIZES,
+        ),
+        tokenizer,
+        patch_size=VISION["patch_size"],
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
+        image_token=IMAGE_TOKEN,
+    ).save_pretrained(folder)
 
 
 def _write_qwen(folder: Path, layout: str, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -48,6 +48,10 @@ OUTSIDE_LANGUAGE_MODEL = r"(?!.*\blanguage_model\.).*"
 #: Parts that stay in their own precision where the language model is in 4 bits.
 NEVER_QUANTISED = ["model.vision_tower", "model.visual", "model.multi_modal_projector", "lm_head"]
 
+#: Options of processors that the model's own configuration holds as well: the sizes that
+#: LLaVA-NeXT cuts pictures into tiles at.
+ALSO_THE_MODELS = "image_grid_pinpoints"
+
 #: What a processor tells of the sizes of pictures.
 IMAGE_SHAPES = ("image_grid_thw", "image_sizes")
 
@@ -313,6 +317,12 @@ def _check_options(settings: MLLMSettings, processor: ProcessorMixin) -> None:
         raise UserError(
             f"llm.processor_options has {unknown[0]!r}, which {settings.name}'s processor of "
             f"pictures does not know; it knows {', '.join(known)}"
+        )
+    if ALSO_THE_MODELS in settings.processor_options:
+        raise UserError(
+            f"llm.processor_options has {ALSO_THE_MODELS!r}, which the model {settings.name} must "
+            "be told as well; change it in a copy of the folder, in config.json and in the "
+            "processor's configuration"
         )
 
 

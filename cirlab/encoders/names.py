@@ -15,6 +15,8 @@ from cirlab.errors import UserError
 
 ZOO = Path(__file__).parent.parent / "zoo"
 ZOO_PREFIX = "zoo:"
+#: Tells what adapters are, in the folder that peft saves them in.
+ADAPTERS = "adapter_config.json"
 #: What torch and transformers say of weights that another configuration belongs to.
 _MISMATCHES = ("size mismatch", "loading state_dict", "ignore_mismatched_sizes")
 #: Seconds in which a connection to the hub must stand, as huggingface_hub itself asks for.
@@ -79,6 +81,11 @@ def _trouble(name: str, key: str, reason: str) -> str:
         return (
             "do not fit the configuration beside them: their shapes or names differ from the "
             "model's that it describes; take both from the same model"
+        )
+    if (Path(name) / ADAPTERS).is_file():
+        return (
+            "are adapters alone, which belong to other weights; merge the two (peft's "
+            f"merge_and_unload), save them with their processor, and set {key} to that folder"
         )
     if _is_here(name):
         return f"lie in a local folder but cannot be read; copy them again, or set {key} to another"

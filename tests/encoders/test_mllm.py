@@ -73,7 +73,7 @@ def test_vectors_are_the_same_under_either_padding_side_and_alone(
     torch.testing.assert_close(vectors["left"].norm(dim=1), torch.ones(7))
 
 
-@pytest.mark.parametrize("layout", ["llava-llama", "qwen2_vl"])
+@pytest.mark.parametrize("layout", ["llava-llama", "llava_next", "qwen2_vl"])
 def test_the_vector_depends_on_picture_and_on_words(layout: str, folders: dict[str, Path]) -> None:
     model = mllm(folders[layout])
     asked = [
@@ -84,6 +84,25 @@ def test_the_vector_depends_on_picture_and_on_words(layout: str, folders: dict[s
     first, other_picture, other_words = model(model.processor(asked))
     assert not torch.allclose(first, other_picture, atol=1e-4)
     assert not torch.allclose(first, other_words, atol=1e-4)
+
+
+def test_pictures_cut_into_tiles_are_read_beside_those_with_fewer(
+    folders: dict[str, Path],
+) -> None:
+    model = mllm(folders["llava_next"])
+    image = model.processor.tokenizer.convert_tokens_to_ids("<image>")
+    shapes = [(64, 64), (30, 90), (40, 56)]
+    asked = [Prompt("<image>", image=picture(i, *shape)) for i, shape in enumerate(shapes)]
+    batch = model.processor(asked)
+    (group,) = batch["groups"]
+    tiles = [int(pixels.flatten(1).any(dim=1).sum()) for pixels in group["pixel_values"]]
+    # The whole picture, of 4 tokens, and 2 x 2 or 1 x 2 tiles with a token after each of their
+    # lines. Lines that are only padding have none.
+    assert sorted(tiles) == [3, 5, 5]
+    tokens = (group["input_ids"] == image).sum(dim=1)[batch["order"]]
+    assert tokens.tolist() == [4 + 4 * (4 + 1), 4 + 2 * (4 + 1), 4 + 2 * (4 + 1)]
+    alone = torch.cat([model(model.processor([prompt])) for prompt in asked])
+    torch.testing.assert_close(model(batch), alone, atol=1e-5, rtol=1e-5)
 
 
 def test_groups_hold_prompts_of_one_kind_and_similar_length(llava: Path) -> None:
@@ -154,7 +173,7 @@ def test_chunks_and_layer_checkpoints_leave_the_gradient_as_it_is(
         torch.testing.assert_close(whole, chunked, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("layout", ["llava-llama", "qwen2_vl"])
+@pytest.mark.parametrize("layout", ["llava-llama", "llava_next", "qwen2_vl"])
 def test_chunks_have_the_gradient_of_the_whole_batch(layout: str, folders: dict[str, Path]) -> None:
     gradients = []
     for chunk_size in (None, 2):
@@ -375,6 +394,13 @@ def test_what_trains_is_in_32_bits_whatever_the_base_is(llava: Path) -> None:
 def test_settings_of_no_use_are_refused(llava: Path, settings: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         mllm(llava, **settings)
+
+
+def test_sizes_that_the_model_must_know_are_no_options_of_the_processor(
+    folders: dict[str, Path],
+) -> None:
+    with pytest.raises(UserError, match=r"'image_grid_pinpoints', which the model .* told as well"):
+        mllm(folders["llava_next"], processor_options={"image_grid_pinpoints": [[32, 32]]})
 
 
 @pytest.mark.skipif(is_flash_attn_2_available(), reason="the package is there")

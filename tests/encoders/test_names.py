@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants, is_offline_mode
-from transformers import AutoTokenizer
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from cirlab.encoders import names
 from cirlab.encoders.names import ZOO, weights_or_sentence
@@ -98,3 +99,15 @@ def test_who_is_offline_by_choice_stays_so(hub: list[str], monkeypatch: pytest.M
     with weights_or_sentence("org/model", key="llm"):
         assert is_offline_mode()
     assert is_offline_mode() and hub == []
+
+
+def test_a_folder_of_adapters_alone_is_told_as_that(tmp_path: Path) -> None:
+    shutil.copytree(ZOO / "tiny_llm", tmp_path, dirs_exist_ok=True)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    get_peft_model(model, LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path / "own")
+    says = r"are adapters alone, .* merge_and_unload.* set llm\.name to that folder"
+    with (
+        pytest.raises(UserError, match=says),
+        weights_or_sentence(str(tmp_path / "own"), key="llm.name"),
+    ):
+        AutoConfig.from_pretrained(tmp_path / "own")

@@ -72,7 +72,7 @@ def test_vectors_are_those_of_one_forward(layout: str, side: str, folders: dict[
     model = mllm(folders[layout], padding_side=side)
     images = PromptedImages(model)
     batch = ImagePrefixCollator(model.processor, GENERAL)(pictures())
-    if layout.startswith("qwen"):
+    if layout.startswith(("qwen", "llava_next")):
         assert any((group["attention_mask"] == 0).any() for group in batch["groups"])
     kept = [images.prefix(group) for group in batch["groups"]]
     for template, text in [(GENERAL, ""), *((PROMPTED, question) for question in QUESTIONS)]:
@@ -136,7 +136,7 @@ def test_a_prompt_may_be_longer_than_the_room_that_is_left_for_it(
         assert (alone - expected).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("layout", ["llava-llama", "qwen2_vl", "qwen3_vl"])
+@pytest.mark.parametrize("layout", ["llava-llama", "llava_next", "qwen2_vl", "qwen3_vl"])
 def test_prefixes_are_taken_apart_and_put_together(layout: str, folders: dict[str, Path]) -> None:
     model = mllm(folders[layout], group_size=2)
     images = PromptedImages(model)
@@ -207,7 +207,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
 # ---- tokens ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layout", ["llava-llama", "qwen2_vl"])
+@pytest.mark.parametrize("layout", ["llava-llama", "llava_next", "qwen2_vl"])
 def test_prefix_and_suffix_are_the_prompts_tokens(layout: str, folders: dict[str, Path]) -> None:
     processor = mllm(folders[layout], padding_side="right").processor
     collator = pickle.loads(pickle.dumps(ImagePrefixCollator(processor, GENERAL)))
