@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from cirlab.encoders import prefix as prefix_module
 from cirlab.encoders.image_views import ImageViews, NamedImages
 from cirlab.encoders.mllm import EmbeddingMLLM, MLLMSettings
 from cirlab.encoders.prefix import ImagePrefixCollator, PromptedImages, suffix_ids
 from cirlab.encoders.prefix_cache import PrefixCache
+from cirlab.errors import UserError
 from cirlab.records import Image
 from cirlab.world.image import SceneImage
 from cirlab.world.scene import draw_scene, generator
@@ -107,3 +109,20 @@ def test_a_group_that_no_view_needs_is_not_encoded(counted: Counted) -> None:
     needed = torch.zeros(2, 5, dtype=torch.bool)
     assert (views(inputs, counted.suffixes(), needed) == 0).all()
     assert counted.pictures == 0
+
+
+@torch.no_grad()
+def test_mixed_precision_is_not_taken_for_attention_to_the_prompt(
+    counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its states have 32 bits, but come from products of 16."""
+    monkeypatch.setattr(prefix_module, "CLOSE", -1.0)
+    inputs = counted.reader()(pictures(1, 2))
+    everything = torch.ones(2, 2, dtype=torch.bool)
+    with pytest.raises(UserError, match="attention is not causal"):
+        ImageViews(PromptedImages(counted.llm), by_prefix=True)(
+            inputs, counted.suffixes(), everything
+        )
+    with torch.autocast("cpu", torch.bfloat16):
+        views = ImageViews(PromptedImages(counted.llm), by_prefix=True)
+        assert views(inputs, counted.suffixes(), everything).isfinite().all()
