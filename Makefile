@@ -13,7 +13,7 @@ EXP :=
 ARGS :=
 # RESUME=1 continues the newest run of EXP where its last checkpoint stands.
 RESUME :=
-# The checkpoint to validate or export; empty takes the best one of the newest run of EXP.
+# The checkpoint of validate, arms and export; empty takes the best one of the newest run of EXP.
 CKPT :=
 # Where make export writes to, where empty takes the run's folder, or make triplets (.jsonl).
 OUT :=
@@ -39,7 +39,7 @@ CHECKPOINT = $(if $(CKPT), --ckpt_path "$(CKPT)")
 OPTIONS = $(if $(ARGS), $(ARGS))
 
 .DEFAULT_GOAL := help
-.PHONY: help train validate export submission data-check triplets compare dashboard test lint \
+.PHONY: help train validate arms export submission data-check triplets compare dashboard test lint \
 	bench zoo clean known-experiment known-submission known-captions
 
 help: ## list the targets
@@ -53,6 +53,9 @@ train: known-experiment $(READY) ## train and evaluate EXP; RESUME=1 continues i
 validate: known-experiment $(READY) ## evaluate CKPT of EXP (default: the best of its newest run)
 	$(CIRLAB) validate -c experiments/$(EXP).yaml$(CHECKPOINT)$(OPTIONS)
 
+arms: known-experiment $(READY) ## evaluate each of experiments/EXP/ with CKPT of EXP, and compare them
+	$(BIN)/python -m cirlab.arms $(EXP)$(CHECKPOINT)$(OPTIONS)
+
 export: known-experiment $(READY) ## write CKPT of EXP (default: the best of its newest run) for other libraries; OUT=folder, MERGED=1
 	$(CIRLAB) export -c experiments/$(EXP).yaml$(CHECKPOINT)$(if $(OUT), --output "$(OUT)")$(if $(MERGED), --merged true)$(OPTIONS)
 
@@ -65,7 +68,7 @@ data-check: $(READY) ## tell what of BENCH's data lies in ROOT; ARGS=--help list
 triplets: known-captions $(READY) ## have LLM invent a change to each caption of PAIRS, into OUT; runs go on where they were
 	$(BIN)/python -m cirlab.triplets --pairs "$(PAIRS)" --model "$(LLM)" --output "$(OUT)"$(OPTIONS)
 
-compare: $(READY) ## print the results of EXPS="a b" side by side (default: all)
+compare: $(READY) ## print the results of EXPS="a b" side by side (default: all); ARGS="--by facet"
 	$(BIN)/python -m cirlab.reporting.compare$(if $(EXPS), $(EXPS))$(OPTIONS)
 
 dashboard: $(READY) ## open the MLflow page of all runs (Ctrl-C ends it)

@@ -26,11 +26,17 @@ from lightning.pytorch.strategies import StrategyRegistry
 from rich.console import Console
 
 from cirlab import distributed
+from cirlab.command.checkpoint_choice import (
+    best_checkpoint,
+    choose_checkpoint,
+    experiments_around,
+)
 from cirlab.command.checkpoint_config import CONFIG, check_config, read_metadata
 from cirlab.command.configuration import (
     SUBCOMMANDS,
     config_files,
     experiment_name,
+    experiment_names,
     require_experiment,
     with_base,
 )
@@ -42,7 +48,7 @@ from cirlab.command.references import RawConfig, check_references, read_config
 from cirlab.command.strategies import check_strategy
 from cirlab.errors import UserError
 from cirlab.reporting.results import show_run
-from cirlab.reporting.run import RUNS, UNTRAINED, Run, newest_with_last, runs_of
+from cirlab.reporting.run import RUNS, UNTRAINED, Run, newest_with_last
 
 log = logging.getLogger(__name__)
 
@@ -253,21 +259,32 @@ class RetrievalCLI(LightningCLI):
         )
         given, config["ckpt_path"] = config.get("ckpt_path"), None
         if self.subcommand == "fit":
-            return self._choose_resumed(root, resume=config.resume, given=given)
+            # What an experiment that is evaluated as it is says in its YAML.
+            start = None if given == UNTRAINED else given
+            return self._choose_resumed(root, resume=config.resume, given=start)
         if given is not None:
             return None if given == UNTRAINED else Path(given)
-        found = [run.best for run in runs_of(self.experiment, root) if run.best.exists()]
-        if found:
-            log.info("%s %s", DOING.get(str(self.subcommand), "evaluating"), found[0])
-            return found[0]
-        if _learns(config.model.class_path):
-            before = f", {UNTRAINED} for what it is before training"
-            or_that = before if self.subcommand != "export" else ""
-            raise UserError(
-                f"experiment {self.experiment} has no checkpoint below {root} yet; train it, or "
-                f"give --ckpt_path (make: CKPT=){or_that}"
-            )
-        return None
+        found = choose_checkpoint(self.experiment, config.model.class_path, root)
+        if found is not None:
+            log.info("%s %s", DOING.get(str(self.subcommand), "evaluating"), found)
+        elif _learns(config.model.class_path):
+            raise UserError(self._no_checkpoint(root))
+        return found
+
+    def _no_checkpoint(self, root: Path) -> str:
+        # What those around it have trained is another method, or it would have been chosen.
+        around = [
+            name
+            for name in experiments_around(self.experiment)
+            if name in experiment_names() and best_checkpoint(name, root) is None
+        ]
+        train = " or ".join(["it", *around])
+        before = f", {UNTRAINED} for what it is before training"
+        or_that = before if self.subcommand != "export" else ""
+        return (
+            f"experiment {self.experiment} has no checkpoint below {root} yet; train {train}, or "
+            f"give --ckpt_path (make: CKPT=){or_that}"
+        )
 
     def _choose_resumed(self, root: Path, *, resume: bool, given: str | None) -> Path | None:
         if not resume:

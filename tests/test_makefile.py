@@ -31,13 +31,13 @@ def test_help_is_the_default_and_lists_every_target() -> None:
     shown = make()
     assert shown.returncode == 0
     assert shown.stdout == make("help").stdout
-    targets = "train validate export submission data-check triplets compare dashboard test"
+    targets = "train validate arms export submission data-check triplets compare dashboard test"
     targets += " lint bench zoo clean"
     for target in targets.split():
         assert re.search(rf"^  {target} +\S", shown.stdout, re.MULTILINE), target
 
 
-@pytest.mark.parametrize("target", ["train", "validate", "export", "submission"])
+@pytest.mark.parametrize("target", ["train", "validate", "arms", "export", "submission"])
 @pytest.mark.parametrize("name", ["", "no_such_experiment"])
 def test_a_wrong_experiment_lists_those_that_exist(target: str, name: str) -> None:
     shown = make(target, f"EXP={name}")
@@ -61,6 +61,14 @@ def test_what_train_and_validate_call() -> None:
     assert f"{call} --resume true --trainer.max_epochs 1" in resumed
     checked = make("validate", "CKPT=a.ckpt", *options).stdout
     assert '-m cirlab validate -c experiments/collm.yaml --ckpt_path "a.ckpt"' in checked
+
+
+def test_what_arms_calls() -> None:
+    assert "-m cirlab.arms collm\n" in make("arms", "--dry-run", "EXP=collm").stdout
+    options = ["EXP=collm", "CKPT=a b.ckpt", "ARGS=--by facet --trainer.precision 32-true"]
+    called = make("arms", "--dry-run", *options).stdout
+    wanted = '-m cirlab.arms collm --ckpt_path "a b.ckpt" --by facet --trainer.precision 32-true'
+    assert wanted in called
 
 
 def test_what_export_calls() -> None:
@@ -106,6 +114,7 @@ def test_what_triplets_calls_and_needs() -> None:
 CALLS = {
     "train": ["EXP=collm"],
     "validate": ["EXP=collm"],
+    "arms": ["EXP=collm"],
     "export": ["EXP=collm"],
     "submission": ["EXP=collm", "BENCH=cirr"],
     "data-check": [],

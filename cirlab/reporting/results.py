@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 from cirlab.benchmarks.base import NO_VIEWS
@@ -36,7 +36,7 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
     asked = f" in {several} wordings" if several != 1 else ""
     depth = protocol.get("rerank_depth", 0)
     looked = protocol.get("views", NO_VIEWS)
-    views = f"images looked at for {looked}, " if looked != NO_VIEWS else ""
+    views = f"views: {looked}, " if looked != NO_VIEWS else ""
     second = f"best {depth} ranked again by a second stage, " if depth else ""
     return (
         f"{protocol['queries']} queries{asked}, gallery of {protocol['pool_size']}, ranked "
@@ -51,17 +51,20 @@ def show_table(
     console: Console,
     title: str,
     protocol: Mapping[str, Any] | None,
-    rows: Iterable[tuple[str, Mapping[str, float]]],
+    rows: Iterable[tuple[RenderableType, Mapping[str, float]]],
 ) -> None:
     """Print named rows of metrics, with the protocol they share beneath, if it is given."""
     rows = list(rows)
     names = list(dict.fromkeys(name for _, metrics in rows for name in metrics))
     # Narrow enough for nine metrics on a terminal of 80 columns.
     table = Table(box=SIMPLE_HEAD, padding=0)
-    table.add_column("", vertical="bottom")
-    for name in names:
-        header = metric_title(name).replace(" ", "\n")
-        table.add_column(header, justify="right", vertical="bottom", no_wrap=True)
+    table.add_column("", overflow="fold")
+    headers = [metric_title(name).replace(" ", "\n") for name in names]
+    lines = max(header.count("\n") for header in headers)
+    for header in headers:
+        # Down to the rule, while numbers stand beside the first line of a label.
+        lowered = "\n" * (lines - header.count("\n")) + header
+        table.add_column(lowered, justify="right", no_wrap=True)
     for label, metrics in rows:
         cells = (metric_text(n, metrics[n]) if n in metrics else "-" for n in names)
         table.add_row(label, *cells)

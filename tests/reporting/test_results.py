@@ -27,11 +27,11 @@ def test_names_and_units() -> None:
     assert metric_text("bri", 0.76741) == "0.7674"
 
 
-def test_what_images_are_looked_at_for_is_told() -> None:
+def test_how_images_are_looked_at_is_told() -> None:
     protocol = Protocol("b", 100, 50, "none", "{text}", "abc")
-    assert "looked at" not in protocol_line(protocol.as_dict())
+    assert "views" not in protocol_line(protocol.as_dict())
     prompted = replace(protocol, views="8 prompts, 0123").as_dict()
-    assert "ties pessimistic, images looked at for 8 prompts, 0123, " in protocol_line(prompted)
+    assert "ties pessimistic, views: 8 prompts, 0123, " in protocol_line(prompted)
 
 
 def test_the_method_and_its_baselines_fit_a_terminal(tmp_path: Path) -> None:
