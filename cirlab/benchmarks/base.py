@@ -41,7 +41,8 @@ class Protocol:
         rerank_depth: how many of each query's best items a second stage put in order again.
         annotations: checksum of gallery, queries, targets and rules.
         views: how many prompts the gallery's images are looked at for, and a checksum of which
-            query has which (`cirlab.retrieval.views`).
+            query has which (`cirlab.retrieval.views`). The method's choice, as its weights are:
+            told with every number, but numbers compare across it.
     """
 
     benchmark: str
