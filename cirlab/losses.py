@@ -88,11 +88,11 @@ class ContrastiveLoss(nn.Module):
         tau = self.temperature if temperature is None else temperature
         correct = target_ids if target_ids.ndim == 2 else target_ids[:, None]
         pool, pool_ids = gather_with_grad(targets, group), gather(correct[:, 0], group)
-        positive = _contains(correct, pool_ids)
+        positive = is_correct(correct, pool_ids)
         extra = torch.zeros_like(positive[:, :0])
         if negatives is not None and negative_ids is not None:
             pool = torch.cat([pool, gather_with_grad(negatives, group)])
-            extra = _contains(correct, gather(negative_ids, group))
+            extra = is_correct(correct, gather(negative_ids, group))
         loss = self._one_way(queries @ pool.T / tau, torch.cat([positive, extra], dim=1))
         if self.symmetric:
             scores = targets @ gather_with_grad(queries, group).T / tau
@@ -124,7 +124,7 @@ class ContrastiveLoss(nn.Module):
         return torch.where(positive, log_alpha, log_weights)
 
 
-def _contains(correct: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+def is_correct(correct: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """Which of the ids (M,) are among each query's correct ones (B, C). Shape (B, M), bool."""
     found = correct[:, :1] == ids
     for column in correct[:, 1:].unbind(dim=1):
