@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from cirlab.benchmarks.dialogue import DialogueRules, History
 from cirlab.benchmarks.folder import FolderBenchmark, check_paths, distinct
+from cirlab.dialogue.files import dialogues_about
 from cirlab.reading.folder import Folder, dialogue_row
 from cirlab.records import Query
 
@@ -23,6 +25,8 @@ class FolderDialogues(DialogueRules, FolderBenchmark):
         history: "concat" asks with all texts up to the round, "current" with the newest alone, for
             dialogues whose rounds are rewritten captions.
         hits_at: cut-off of hits and recall.
+        played: .json file of dialogues about images of this gallery, as `python -m cirlab.dialogue`
+            plays them, in place of dialogues.jsonl; null: none.
     """
 
     def __init__(
@@ -33,11 +37,17 @@ class FolderDialogues(DialogueRules, FolderBenchmark):
         separator: str = ", ",
         history: History = "concat",
         hits_at: int = 10,
+        played: str | None = None,
     ) -> None:
         DialogueRules.__init__(self, separator, history, hits_at)
         FolderBenchmark.__init__(self, root, split, name)
+        self.played = played
 
     def _queries(self, folder: Folder, pool: frozenset[str]) -> Iterator[Query]:
+        if self.played is not None:
+            for number, (image, texts) in enumerate(dialogues_about(Path(self.played), pool)):
+                yield from self.dialogue(f"{number}", texts, (image,))
+            return
         for row in distinct(folder.rows(self.split, "dialogues.jsonl")):
             parsed = dialogue_row(row)
             check_paths(f"dialogue {parsed.id!r}", "targets", parsed.targets, row, pool)

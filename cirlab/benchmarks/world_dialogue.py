@@ -7,7 +7,8 @@ questions bring to light (`cirlab.world.dialogue`) narrows them down.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 from cirlab.benchmarks.dialogue import DialogueRules, History
@@ -18,10 +19,12 @@ from cirlab.benchmarks.world_families import (
     WorldFamilies,
     ids_by_signature,
 )
+from cirlab.dialogue.files import dialogues_about
 from cirlab.errors import UserError
 from cirlab.records import Query
 from cirlab.world.dialogue import MAX_ROUNDS, dialogue
 from cirlab.world.image import SceneImage
+from cirlab.world.scene import Signature
 from cirlab.world.series import FAMILY_SIZE
 
 
@@ -39,6 +42,8 @@ class WorldDialogue(DialogueRules, WorldFamilies):
         seed: another gallery and other dialogues of the same kind.
         name: where it stands in the results.
         image_size: side of the pictures in pixels.
+        played: .json file of dialogues about pictures of this gallery, as `python -m
+            cirlab.dialogue` plays them, in place of the world's own; null: none.
 
     Raises:
         UserError: a number is out of range, or an unknown history.
@@ -56,6 +61,7 @@ class WorldDialogue(DialogueRules, WorldFamilies):
         seed: int = 0,
         name: str = "world_dialogue",
         image_size: int = 64,
+        played: str | None = None,
     ) -> None:
         DialogueRules.__init__(self, separator, history, hits_at)
         WorldFamilies.__init__(self, families, split, seed, name, image_size)
@@ -72,14 +78,32 @@ class WorldDialogue(DialogueRules, WorldFamilies):
             )
         self.dialogues = dialogues
         self.rounds = rounds
+        self.played = played
 
     def ask(self, groups: Sequence[Group], gallery: Sequence[SceneImage]) -> Iterable[Query]:
         equal = ids_by_signature(gallery)
+        if self.played is not None:
+            yield from self._read(Path(self.played), gallery, equal)
+            return
         images = [image for group in groups for image in group.images]
         order = self.numbers(Stream.DIALOGUE).permutation(len(images))
         for number, i in enumerate(order[: self.dialogues]):
             rng = self.numbers(Stream.DIALOGUE, number + 1)
             opening, rounds = dialogue(images[i].scene, rng, self.rounds)
-            principal = images[i].id
-            others = (n for n in equal[images[i].scene.signature()] if n != principal)
-            yield from self.dialogue(principal, (opening, *rounds), (principal, *others))
+            yield from self.dialogue(images[i].id, (opening, *rounds), _targets(images[i], equal))
+
+    def _read(
+        self,
+        path: Path,
+        gallery: Sequence[SceneImage],
+        equal: Mapping[Signature, Sequence[str]],
+    ) -> Iterable[Query]:
+        by_id = {image.id: image for image in gallery}
+        for number, (name, texts) in enumerate(dialogues_about(path, by_id)):
+            yield from self.dialogue(f"{number}", texts, _targets(by_id[name], equal))
+
+
+def _targets(image: SceneImage, equal: Mapping[Signature, Sequence[str]]) -> tuple[str, ...]:
+    """The image, and all that show the same."""
+    same = equal[image.scene.signature()]
+    return (image.id, *(name for name in same if name != image.id))

@@ -6,6 +6,7 @@ dialogues and PlugIR's have the same format.
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 from cirlab.errors import UserError
@@ -57,3 +58,23 @@ def dialogue_of(row: Row) -> tuple[str, tuple[str, ...]]:
         UserError: a field is missing or of the wrong type.
     """
     return row.text("img"), row.texts("dialog")
+
+
+def dialogues_about(path: Path, pool: Container[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Image and texts of each dialogue of a file, e.g. of one that `cirlab.dialogue` has played.
+
+    Args:
+        path: the file.
+        pool: ids of the gallery.
+
+    Raises:
+        UserError: as `read_dialogues` and `dialogue_of`, or an image is not in the gallery.
+    """
+    for row in read_dialogues(path):
+        image, texts = dialogue_of(row)
+        if image not in pool:
+            raise row.error(
+                f"the image {image!r} is not in the gallery; give dialogues that were played over "
+                "the same one"
+            )
+        yield image, texts

@@ -17,7 +17,7 @@ def replies(
     processor: MLLMProcessor,
     prompts: Sequence[Prompt],
     max_new_tokens: int = 128,
-    description: str = "answers",
+    description: str | None = "answers",
     **decoding: Any,
 ) -> list[str]:
     """The model's replies to prompts, in their order; greedy unless `decoding` says otherwise.
@@ -27,7 +27,7 @@ def replies(
         processor: of it, whose tokenizer must pad on the left: what is said follows the prompt.
         prompts: with pictures or without, in any mixture.
         max_new_tokens: longest reply in tokens.
-        description: of the progress bar.
+        description: of the progress bar; None shows none.
         decoding: options of transformers' `generate`.
     """
     if processor.tokenizer.padding_side != "left":
@@ -37,7 +37,9 @@ def replies(
     generate: Any = model.generate
     said: list[str] = []
     with torch.inference_mode():
-        for group in track(batch["groups"], description=description):
+        for group in track(
+            batch["groups"], description=description or "", disable=description is None
+        ):
             inputs = {name: value.to(model.device) for name, value in group.items()}
             tokens = generate(
                 **inputs, **{"do_sample": False, "max_new_tokens": max_new_tokens} | decoding

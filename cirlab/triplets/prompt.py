@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
-
 from cirlab.chat.llm import Message
 from cirlab.errors import UserError
-from cirlab.reading.files import read_text
 from cirlab.reading.jsonl import Row
+from cirlab.reading.yaml_files import read_mapping
 
 #: Stands for the caption in a prompt.
 CAPTION_MARK = "{caption}"
@@ -96,19 +94,8 @@ def read_prompt(name: str) -> TripletPrompt:
         raise UserError(
             f"there is no prompt {name!r}; give {' or '.join(NAMED)}, or the path of a YAML file"
         )
-    try:
-        fields = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"the prompt {path} is not valid YAML ({reason}); correct it") from error
-    if not isinstance(fields, dict) or not {"user"} <= set(fields) <= {"user", "examples"}:
-        found = ", ".join(map(str, fields)) if isinstance(fields, dict) else type(fields).__name__
-        raise UserError(
-            f"the prompt {path} holds {found or 'nothing'}; give the keys user and, if you like, "
-            "examples"
-        )
-    row = Row(fields, str(path))
-    examples = row.objects("examples") if fields.get("examples") else ()
+    row = read_mapping(path, "prompt", required=["user"], optional=["examples"])
+    examples = row.objects("examples") if row.get("examples") else ()
     return TripletPrompt(row.text("user").strip(), _examples(examples))
 
 
