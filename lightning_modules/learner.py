@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import get_scheduler
 
 from cirlab.benchmarks.base import QueryKind
@@ -28,7 +31,7 @@ log = logging.getLogger(__name__)
 #: A loader batch of one method: tensors (possibly nested) that Lightning moves to the device.
 Inputs = Mapping[str, Any]
 
-ScheduleName = Literal["constant", "constant_with_warmup", "linear", "cosine"]
+ScheduleName = Literal["constant", "constant_with_warmup", "linear", "cosine", "exponential"]
 
 #: Keys of a checkpoint under which the names and the fingerprint of the frozen weights lie.
 FROZEN_BASE, FROZEN_FINGERPRINT = "frozen_base", "frozen_fingerprint"
@@ -39,16 +42,68 @@ class Schedule:
     """How the learning rate moves, stepped every optimiser step.
 
     Attributes:
-        name: of a transformers schedule that needs no more than the two lengths.
+        name: of a transformers schedule that needs no more than the two lengths; or "exponential",
+            which falls once an epoch.
         warmup: fraction of all steps over which the rate rises from zero.
+        decay: of the exponential one, what an epoch leaves of the rate, above 0 and at most 1.
+        minimum: of the exponential one, the learning rate below which it does not fall.
     """
 
     name: ScheduleName = "constant"
     warmup: float = 0.0
+    decay: float | None = None
+    minimum: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup <= 1:
             raise UserError(f"schedule.warmup is {self.warmup}; choose a fraction from 0 to 1")
+        if self.name != "exponential":
+            for name in ("decay", "minimum"):
+                if getattr(self, name) is not None:
+                    raise UserError(
+                        f"schedule.{name} is {getattr(self, name)}, but schedule.name is "
+                        f"{self.name!r}; set {name} to null, or name to exponential"
+                    )
+        elif self.decay is None or not 0 < self.decay <= 1:
+            raise UserError(
+                f"schedule.decay is {'null' if self.decay is None else self.decay}; set it to what "
+                "an epoch leaves of the learning rate, above 0 and at most 1"
+            )
+        if self.minimum is not None and self.minimum < 0:
+            raise UserError(f"schedule.minimum is {self.minimum}; set it to 0 or more")
+
+    def build(self, optimizer: Optimizer, steps: int, epoch_steps: int) -> LRScheduler:
+        """What moves the rates of an optimiser.
+
+        Args:
+            optimizer: its rates are the peak ones.
+            steps: optimiser steps of the run.
+            epoch_steps: those of an epoch.
+
+        Raises:
+            UserError: the minimum is above a rate.
+        """
+        warmup = round(self.warmup * steps)
+        if self.name != "exponential":
+            return get_scheduler(
+                self.name, optimizer, num_warmup_steps=warmup, num_training_steps=steps
+            )
+        rates = [group["lr"] for group in optimizer.param_groups]
+        return LambdaLR(optimizer, [self._falling(rate, warmup, epoch_steps) for rate in rates])
+
+    def _falling(self, rate: float, warmup: int, epoch_steps: int) -> Callable[[int], float]:
+        """What is left of a rate after so many steps, as a factor."""
+        decay, minimum = self.decay or 1.0, self.minimum or 0.0
+        if minimum > rate:
+            raise UserError(
+                f"schedule.minimum is {minimum}, above the learning rate {rate}; lower it"
+            )
+
+        def factor(step: int) -> float:
+            risen = min(1.0, step / warmup) if warmup else 1.0
+            return risen * max(decay ** (step // epoch_steps), minimum / rate if rate else 0.0)
+
+        return factor
 
 
 @dataclass(frozen=True)
@@ -158,12 +213,13 @@ class Learner(L.LightningModule):
             raise UserError(f"{type(self).__name__} has nothing to train: every weight is frozen")
         optimizer = self.optimizer_factory(trainable)
         steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = get_scheduler(
-            self.schedule.name,
-            optimizer,
-            num_warmup_steps=round(self.schedule.warmup * steps),
-            num_training_steps=steps,
+        # Known only now: asking for the former makes the loader.
+        batches, accumulated = (
+            self.trainer.num_training_batches,
+            self.trainer.accumulate_grad_batches,
         )
+        epoch_steps = steps if batches == math.inf else math.ceil(batches / accumulated)
+        scheduler = self.schedule.build(optimizer, steps, max(1, epoch_steps))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
