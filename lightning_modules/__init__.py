@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lightning_modules.blip import Blip, BlipFromScratch
 from lightning_modules.clip import CLIP, ClipFromScratch
 from lightning_modules.collm import CoLLM
 from lightning_modules.instructcir import InstructCIR
@@ -12,6 +13,8 @@ from lightning_modules.vision_language_model import MLLMFromScratch, VisionLangu
 
 __all__ = [
     "CLIP",
+    "Blip",
+    "BlipFromScratch",
     "ClipFromScratch",
     "CoLLM",
     "EmbeddingLanguageModel",
