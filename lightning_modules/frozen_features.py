@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.progress import track
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from cirlab.encoders.dual import DualEncoder, DualProcessor
@@ -35,6 +36,31 @@ def frozen_features(module: L.LightningModule, encoder: DualEncoder) -> FeatureC
         UserError: the training images cannot be listed (they are drawn anew each epoch), or
             broken ones were to be skipped.
     """
+    return _kept(module, encoder.processor, encoder.image_backbone, encoder.backbone_features)
+
+
+def frozen_vectors(module: L.LightningModule, encoder: DualEncoder) -> FeatureCache | None:
+    """The same for unit vectors of the shared space, where the whole image side is frozen."""
+    of = "vectors"
+    return _kept(module, encoder.processor, encoder.image_side, encoder.encode_images, of)
+
+
+def _kept(
+    module: L.LightningModule,
+    processor: DualProcessor,
+    weights: nn.Module,
+    encode: Callable[[torch.Tensor], torch.Tensor],
+    what: str = "",
+) -> FeatureCache | None:
+    """What a frozen part says of all images of the run.
+
+    Args:
+        module: attached to a trainer whose data are set up.
+        processor: reads pixels.
+        weights: of the frozen part.
+        encode: pixels (B, 3, H, W) to rows (B, F), by these weights.
+        what: tells other rows by the same weights apart.
+    """
     trainer = module.trainer
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     fitting = trainer.state.fn == TrainerFn.FITTING
@@ -46,30 +72,30 @@ def frozen_features(module: L.LightningModule, encoder: DualEncoder) -> FeatureC
             "data.init_args.on_error to raise, or cache_features to false"
         )
     images = distinct([*(training_images(data) if fitting else []), *evaluated_images(data)])
-    transform = encoder.processor.transform
 
     def compute(images: Sequence[Image]) -> Iterator[torch.Tensor]:
         loader: DataLoader[torch.Tensor | UserError] = DataLoader(
-            _Pixels(images, encoder.processor),
+            _Pixels(images, processor),
             batch_size=data.eval_batch_size,
             num_workers=data.num_workers,
             collate_fn=_collate,
         )
         # Convolutions run several times faster so, on CPUs and on GPUs with tensor cores.
-        encoder.image_backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        weights.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for pixels in track(loader, description="features of the frozen backbone"):
             if isinstance(pixels, UserError):
                 raise pixels
             pixels = pixels.contiguous(memory_format=torch.channels_last)
             # Not around the yield: whoever reads the batches would compute in it as well.
             with torch.inference_mode(), trainer.precision_plugin.forward_context():
-                features = encoder.backbone_features(pixels.to(module.device))
+                features = encode(pixels.to(module.device))
             yield features
 
-    weights = encoder.image_backbone.state_dict()
-    identity = f"{fingerprint(weights.items())} {transform} {trainer.precision}"
+    state = weights.state_dict()
+    parts = [what] if what else []
+    parts += [fingerprint(state.items()), f"{processor.transform}", f"{trainer.precision}"]
     folder = Path(trainer.default_root_dir) / "runs" / "cache"
-    return cached_features(folder, identity, images, compute)
+    return cached_features(folder, " ".join(parts), images, compute)
 
 
 def training_images(data: Any) -> list[Image]:

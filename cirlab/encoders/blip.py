@@ -19,7 +19,6 @@ from torch.nn.functional import cross_entropy, normalize
 
 from cirlab.encoders.blip_weights import DECODE, ENCODE, BlipParts, save_blip
 from cirlab.encoders.dual import BlipEncoder
-from cirlab.errors import UserError
 
 #: Bounds of the learned temperature (github.com/salesforce/BLIP, models/blip_retrieval.py).
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 0.5
@@ -45,12 +44,6 @@ class BlipMatcher(BlipEncoder):
 
     def __init__(self, name: str, parts: BlipParts, max_length: int) -> None:
         super().__init__(name, parts, max_length)
-        places = self.model.config.text_config.max_position_embeddings
-        if not 2 <= max_length <= places:
-            raise UserError(
-                f"max_length is {max_length}, but the text encoder of {name} has {places} places; "
-                f"choose from 2 to {places}"
-            )
         # transformers' name of it in the configuration, which the published models leave at 0.07.
         scale = self.model.config.logit_scale_init_value
         self.temperature = nn.Parameter(torch.tensor([math.exp(-scale)]))

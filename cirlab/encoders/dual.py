@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import open_clip
 import PIL.Image
@@ -29,6 +29,24 @@ from cirlab.errors import UserError
 from cirlab.reading.atomic import whole_file
 
 BLIP_PREFIX = "blip:"
+#: Tokens of a caption in BLIP's retrieval configuration.
+CAPTION_LENGTH = 35
+
+
+class Tokenizer(Protocol):
+    """Texts to token tensors of shape (B, L), by argument name.
+
+    Attributes:
+        max_length: tokens of the longest text; of a longer one the last words are left out.
+    """
+
+    @property
+    def max_length(self) -> int: ...
+
+    def __call__(self, texts: list[str]) -> dict[str, torch.Tensor]: ...
+
+    def cut(self, texts: list[str]) -> torch.Tensor:
+        """Which texts are longer. Shape (B,), bool."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +55,11 @@ class DualProcessor:
 
     Attributes:
         transform: PIL image to a normalised tensor of shape (3, H, W).
-        tokenize: texts to token tensors of shape (B, L), by argument name.
+        tokenize: texts to tokens.
     """
 
     transform: Callable[[PIL.Image.Image], torch.Tensor]
-    tokenize: Callable[[list[str]], dict[str, torch.Tensor]]
+    tokenize: Tokenizer
 
     def images(self, images: Sequence[PIL.Image.Image]) -> torch.Tensor:
         """Pixels, shape (B, 3, H, W)."""
@@ -66,6 +84,11 @@ class DualEncoder(nn.Module, ABC):
         return self.image_tower
 
     @property
+    def image_side(self) -> nn.Module:
+        """All that turns pixels into an embedding, a projection included."""
+        return self.image_backbone
+
+    @property
     @abstractmethod
     def image_tower(self) -> nn.Module:
         """The part that turns pixels into an embedding."""
@@ -83,7 +106,13 @@ class DualEncoder(nn.Module, ABC):
         return nn.functional.normalize(self.image_embeddings(pixels).float(), dim=-1)
 
     def embed_images(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Unit vectors (B, D) from {"pixels": (B, 3, H, W)} or {"features": (B, F)}."""
+        """Unit vectors (B, D) from pixels, from features of the backbone, or as they were kept.
+
+        Args:
+            inputs: {"pixels": (B, 3, H, W)}, {"features": (B, F)} or {"vectors": (B, D)}.
+        """
+        if "vectors" in inputs:
+            return inputs["vectors"]
         if "pixels" in inputs:
             return self.encode_images(inputs["pixels"])
         return nn.functional.normalize(self.project_features(inputs["features"]).float(), dim=-1)
@@ -91,6 +120,24 @@ class DualEncoder(nn.Module, ABC):
     def encode_texts(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
         """Unit vectors (B, D) in float32, from token tensors (B, L)."""
         return nn.functional.normalize(self.text_embeddings(tokens).float(), dim=-1)
+
+    def text_parameters(self) -> list[nn.Parameter]:
+        """What the embedding of a text depends on, the image side's own parameters aside.
+
+        Found by a backward pass, for the libraries call and nest these parts differently, and some
+        models have others beside them that no contrastive loss would reach.
+        """
+        of_images = {id(parameter) for parameter in self.image_side.parameters()}
+        candidates = [p for p in self.parameters() if id(p) not in of_images]
+        learned = [parameter.requires_grad for parameter in candidates]
+        for parameter in candidates:
+            parameter.requires_grad_(True)
+        with torch.enable_grad():
+            total = self.text_embeddings(self.processor.tokenize(["a"])).sum()
+        reached = torch.autograd.grad(total, candidates, allow_unused=True)
+        for parameter, before in zip(candidates, learned, strict=True):
+            parameter.requires_grad_(before)
+        return [p for p, grad in zip(candidates, reached, strict=True) if grad is not None]
 
     def query_parts(self, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """A query's image and its words, each as (B, D), from what `DualQueryReader` gives.
@@ -135,13 +182,26 @@ class OpenClipEncoder(DualEncoder):
         name: a built-in name (`ViT-L-14`), `hf-hub:org/model`, `local-dir:folder`, or `zoo:name`.
         pretrained: open_clip's tag of the weights or a file; only with built-in names.
         load_weights: False starts from random weights.
+        image_size: pixels; another one than the weights' has their positions interpolated. None
+            keeps theirs.
+        max_length: the same for the tokens of a text.
 
     Attributes:
         source: what open_clip loads it by.
         pretrained: as given.
+
+    Raises:
+        UserError: it cannot be loaded, or has no place for so many tokens.
     """
 
-    def __init__(self, name: str, pretrained: str | None = None, load_weights: bool = True) -> None:
+    def __init__(
+        self,
+        name: str,
+        pretrained: str | None = None,
+        load_weights: bool = True,
+        image_size: int | None = None,
+        max_length: int | None = None,
+    ) -> None:
         super().__init__()
         self.name = name if pretrained is None else f"{name} ({pretrained})"
         source = f"local-dir:{resolve_folder(name)}" if name.startswith(ZOO_PREFIX) else name
@@ -151,11 +211,21 @@ class OpenClipEncoder(DualEncoder):
         with weights_or_sentence(self.name, key="clip"):
             # A transformers text tower would otherwise look for weights of its own.
             self.model = open_clip.create_model(
-                source, pretrained=pretrained, load_weights=load_weights, pretrained_text=False
+                source,
+                pretrained=pretrained,
+                load_weights=load_weights,
+                pretrained_text=False,
+                force_image_size=image_size,
+                force_context_length=max_length,
             )
-            tokenizer = open_clip.get_tokenizer(source)
+            tokenizer = open_clip.get_tokenizer(source, context_length=max_length)
             # Read now: a model from scratch is built in a folder that does not stay.
             self._config = open_clip.get_model_config(source)
+        if image_size is not None:
+            self._config["vision_cfg"]["image_size"] = image_size
+        if max_length is not None:
+            self._config["text_cfg"]["context_length"] = max_length
+            _check_length(max_length, _places(self.model), name)
         self.tokenizer = tokenizer
         self._finish(tokenizer)
 
@@ -176,6 +246,10 @@ class OpenClipEncoder(DualEncoder):
     def image_tower(self) -> nn.Module:
         tower: nn.Module = self.model.visual
         return tower
+
+    @property
+    def image_side(self) -> nn.Module:
+        return self.image_tower
 
     @property
     def image_backbone(self) -> nn.Module:
@@ -239,10 +313,22 @@ class OpenClipEncoder(DualEncoder):
 
 @dataclass(frozen=True)
 class _OpenClipTokenizer:
-    tokenizer: Callable[[list[str]], torch.Tensor]
+    tokenizer: Any
+
+    @property
+    def max_length(self) -> int:
+        length: int = self.tokenizer.context_length
+        return length
 
     def __call__(self, texts: list[str]) -> dict[str, torch.Tensor]:
         return {"input_ids": self.tokenizer(texts)}
+
+    def cut(self, texts: list[str]) -> torch.Tensor:
+        # Its tokenizers share no way to count. With twice the places, a text that is too long has
+        # something behind the first half where one without words has padding.
+        places = self.max_length
+        tokens = self.tokenizer([*texts, ""], context_length=2 * places)[:, places:]
+        return (tokens[:-1] != tokens[-1]).any(dim=1)
 
 
 class BlipEncoder(DualEncoder):
@@ -252,18 +338,24 @@ class BlipEncoder(DualEncoder):
         name: a hub name, a folder of a `BlipForImageTextRetrieval`, `zoo:name`, or a file of BLIP's
             own code.
         parts: what was loaded by that name; None loads it.
-        max_length: tokens of a text; 35 of a caption in BLIP's retrieval configuration.
+        max_length: tokens of a text.
 
     Attributes:
         source: the name.
         parts: model, processor and, where there is one, text decoder.
+
+    Raises:
+        UserError: it cannot be loaded, or has no place for so many tokens.
     """
 
-    def __init__(self, name: str, parts: BlipParts | None = None, max_length: int = 35) -> None:
+    def __init__(
+        self, name: str, parts: BlipParts | None = None, max_length: int = CAPTION_LENGTH
+    ) -> None:
         super().__init__()
         self.name, self.source = f"{BLIP_PREFIX}{name}", name
         self.parts = parts or load_blip(name, key="clip")
         self.model = self.parts.model
+        _check_length(max_length, self.model.config.text_config.max_position_embeddings, name)
         self.dim = self.model.config.image_text_hidden_size
         self.processor = BlipReader(
             transform=_BlipTransform(self.parts.processor.image_processor),
@@ -325,21 +417,50 @@ class _BlipTokenizer:
         )
         return {key: encoded[key] for key in ("input_ids", "attention_mask")}
 
+    def cut(self, texts: list[str]) -> torch.Tensor:
+        ids = self.tokenizer(texts, truncation=True, max_length=self.max_length + 1)["input_ids"]
+        return torch.tensor([len(row) > self.max_length for row in ids])
 
-def load_dual_encoder(name: str, pretrained: str | None = None) -> DualEncoder:
+
+def load_dual_encoder(
+    name: str,
+    pretrained: str | None = None,
+    image_size: int | None = None,
+    max_length: int | None = None,
+) -> DualEncoder:
     """Load a pretrained dual encoder.
 
     Args:
         name: `blip:` and a name for BLIP (`BlipEncoder`); anything else goes to open_clip
             (`OpenClipEncoder`).
         pretrained: open_clip's tag of the weights or a file.
+        image_size: pixels; None is what the weights were trained with.
+        max_length: tokens of a text; None takes open_clip's own, and a caption's of BLIP.
 
     Raises:
-        UserError: the weights are neither in a local folder nor reachable.
+        UserError: the weights are neither in a local folder nor reachable, or have no place for so
+            many tokens.
     """
     if name.startswith(BLIP_PREFIX):
-        return BlipEncoder(name.removeprefix(BLIP_PREFIX))
-    return OpenClipEncoder(name, pretrained=pretrained)
+        source = name.removeprefix(BLIP_PREFIX)
+        parts = load_blip(source, image_size=image_size, key="clip")
+        return BlipEncoder(source, parts, CAPTION_LENGTH if max_length is None else max_length)
+    return OpenClipEncoder(name, pretrained, image_size=image_size, max_length=max_length)
+
+
+def _places(model: nn.Module) -> int | None:
+    """Tokens that an open_clip model has positions for; None if as many as it was built with."""
+    config: Any = getattr(getattr(model, "text", None), "config", None)
+    return getattr(config, "max_position_embeddings", None)
+
+
+def _check_length(max_length: int, places: int | None, name: str) -> None:
+    most = max_length if places is None else places
+    if not 2 <= max_length <= most:
+        raise UserError(
+            f"max_length is {max_length}, but the text encoder of {name} has {most} places; "
+            f"choose from 2 to {most}"
+        )
 
 
 def _require_open_clip_folder(folder: Path, load_weights: bool) -> None:
