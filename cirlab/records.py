@@ -125,10 +125,16 @@ Item = Image | Caption
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and what people said of it (image-caption data, CoLLM section 3)."""
+    """An image and what people said of it (image-caption data, CoLLM section 3).
+
+    Attributes:
+        captions: each by itself tells the image.
+        also_correct: ids of further images that they tell, which are no negatives of them.
+    """
 
     image: Image
     captions: tuple[str, ...]
+    also_correct: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -230,11 +236,13 @@ class Dialogue:
         image: what is spoken of.
         caption: what the dialogue began with.
         rounds: one text for each further round, "question? answer".
+        also_correct: ids of further images that all of it is true of.
     """
 
     image: Image
     caption: str
     rounds: tuple[str, ...]
+    also_correct: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

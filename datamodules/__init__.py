@@ -15,6 +15,7 @@ from datamodules.visdial import VisDialData
 from datamodules.webdataset import WebDatasetData
 from datamodules.world import WorldData
 from datamodules.world_conversations import WorldConversationData
+from datamodules.world_dialogues import WorldDialogueData
 from datamodules.world_labels import WorldLabelData
 
 __all__ = [
@@ -31,5 +32,6 @@ __all__ = [
     "WebDatasetData",
     "WorldConversationData",
     "WorldData",
+    "WorldDialogueData",
     "WorldLabelData",
 ]

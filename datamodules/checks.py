@@ -23,6 +23,17 @@ def check_numbers(values: Mapping[str, int], least: int) -> None:
             raise UserError(f"data.init_args.{name} is {value}; set it to {least} or more")
 
 
+def check_within(name: str, value: float, low: float, high: float | None) -> None:
+    """An argument of a data module must lie between two limits; None is no limit.
+
+    Raises:
+        UserError: it does not.
+    """
+    if value < low or (high is not None and value > high):
+        limits = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise UserError(f"data.init_args.{name} is {value}; choose a value {limits}")
+
+
 def check_record(module: Any, data: Any) -> None:
     """The training records must be those the method learns from.
 

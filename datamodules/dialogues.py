@@ -110,4 +110,4 @@ def partial_pair(
 ) -> Pair:
     """The image of a dialogue and a part of what was said, for methods that learn from pairs."""
     text = partial.draw(dialogue.caption, dialogue.rounds, generator)
-    return Pair(image=dialogue.image, captions=(text,))
+    return Pair(image=dialogue.image, captions=(text,), also_correct=dialogue.also_correct)

@@ -262,12 +262,11 @@ class FolderRecords:
     def _triplet(self, folder: Folder, row: Row, key: SampleKey) -> Triplet:
         parsed = composed_row(row)
         target = parsed.targets[generator_for(self.seed, key).integers(len(parsed.targets))]
-        others = [folder.image(path).id for path in parsed.targets if path != target]
         return Triplet(
             reference=folder.image(parsed.reference),
             texts=parsed.texts,
             target=folder.image(target),
-            also_correct=tuple(others),
+            also_correct=_others(folder, parsed.targets, target),
             tags=parsed.tags,
         )
 
@@ -291,5 +290,13 @@ class FolderRecords:
         parsed = dialogue_row(row)
         target = parsed.targets[generator.integers(len(parsed.targets))]
         return Dialogue(
-            image=folder.image(target), caption=parsed.rounds[0], rounds=parsed.rounds[1:]
+            image=folder.image(target),
+            caption=parsed.rounds[0],
+            rounds=parsed.rounds[1:],
+            also_correct=_others(folder, parsed.targets, target),
         )
+
+
+def _others(folder: Folder, targets: Sequence[str], drawn: str) -> tuple[str, ...]:
+    """Ids of the targets that were not drawn."""
+    return tuple(folder.image(path).id for path in targets if path != drawn)

@@ -10,7 +10,6 @@ from typing import Literal
 import numpy as np
 
 from cirlab.benchmarks.base import Benchmark
-from cirlab.errors import UserError
 from cirlab.records import CaptionTriplet, Pair, PromptedPair, SampleKey, TextPair, Triplet
 from cirlab.world.changes import Change
 from cirlab.world.dialogue import QUESTIONS
@@ -30,6 +29,7 @@ from cirlab.world.series import (
     draw_series,
 )
 from datamodules.base import RetrievalData
+from datamodules.checks import check_within
 from datamodules.loading import TrainRecords
 
 Kind = Literal["pairs", "triplets", "texts", "caption_triplets", "prompted"]
@@ -94,12 +94,12 @@ class WorldData(RetrievalData):
         image_size: int = 64,
         on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
-        _within("series_size", series_size, 1, MAX_SERIES)
-        _within("full_captions", full_captions, 0, 1)
-        _within("compositions", compositions, 0, 1)
-        _within("unprompted", unprompted, 0, 1)
-        _within("captions_per_image", captions_per_image, 1, None)
-        _within("image_size", image_size, 16, 1024)
+        check_within("series_size", series_size, 1, MAX_SERIES)
+        check_within("full_captions", full_captions, 0, 1)
+        check_within("compositions", compositions, 0, 1)
+        check_within("unprompted", unprompted, 0, 1)
+        check_within("captions_per_image", captions_per_image, 1, None)
+        check_within("image_size", image_size, 16, 1024)
         super().__init__(
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
@@ -130,12 +130,6 @@ class WorldData(RetrievalData):
         if self.records == "prompted":
             return WorldPrompted(source, self.full_captions, self.unprompted)
         return WorldTexts(source, self.full_captions, self.compositions)
-
-
-def _within(name: str, value: float, low: float, high: float | None) -> None:
-    if value < low or (high is not None and value > high):
-        limits = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise UserError(f"data.init_args.{name} is {value}; choose a value {limits}")
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,16 @@ class PartialDialogue:
             rounds: one text each, "question? answer".
             generator: the only source of randomness; two numbers are drawn from it.
         """
-        shown = int(generator.integers(len(rounds) + 1))
+        shown, opened = self.plan(len(rounds), generator)
+        return self.join(caption if opened else None, rounds[:shown])
+
+    def plan(self, rounds: int, generator: np.random.Generator) -> tuple[int, bool]:
+        """How many of the rounds are shown, and whether the caption stands before them."""
+        shown = int(generator.integers(rounds + 1))
         dropped = generator.random() < self.caption_dropout
-        begin = () if dropped and shown else (caption,)
-        return self.separator.join((*begin, *rounds[:shown]))
+        return shown, not (dropped and shown)
+
+    def join(self, caption: str | None, rounds: Sequence[str]) -> str:
+        """What is shown, as one text."""
+        begin = () if caption is None else (caption,)
+        return self.separator.join((*begin, *rounds))
