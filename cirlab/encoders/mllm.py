@@ -79,7 +79,8 @@ class MLLMSettings:
         long_text: refuse a longer one, or cut words from the end of its text.
         group_size: prompts padded to one length, where no `chunk_size` is set.
         chat_template: Jinja template, or a file that holds one; null takes the model's own.
-        processor_options: of the model's processor, e.g. {max_pixels: 401408} for Qwen2-VL.
+        processor_options: of the model's processor, e.g. {size: {shortest_edge: 3136,
+            longest_edge: 401408}} for Qwen2-VL, which are pixels of a picture.
         trust_remote_code: run code that lies beside the weights.
     """
 

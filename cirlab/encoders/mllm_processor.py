@@ -86,7 +86,7 @@ class MLLMProcessor:
         group_size: prompts that are padded to one length.
         long_text: whether a longer prompt is refused, or loses words at the end of its text.
             What belongs to the picture or the template is never cut.
-        options: of the processor, e.g. {"max_pixels": 401408}.
+        options: of the processor, e.g. {"size": {"shortest_edge": 3136, "longest_edge": 401408}}.
     """
 
     processor: ProcessorMixin
