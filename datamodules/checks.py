@@ -44,7 +44,8 @@ def check_record(module: Any, data: Any) -> None:
     kinds = wanted if isinstance(wanted, tuple) else (wanted,)
     if not kinds:
         raise UserError(
-            f"{method} is training-free, so fit has nothing to do; run validate instead"
+            f"{method} is training-free, so fit has nothing to do; run validate instead (make "
+            "validate EXP=name, or python -m cirlab validate -c file)"
         )
     if data.train_record not in kinds:
         names = " or ".join(kind.__name__ for kind in kinds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lightning_modules.answer_matching import AnswerThenMatch
 from lightning_modules.blip import Blip, BlipFromScratch
 from lightning_modules.clip import CLIP, ClipFromScratch
 from lightning_modules.collm import CoLLM
@@ -13,6 +14,7 @@ from lightning_modules.vision_language_model import MLLMFromScratch, VisionLangu
 
 __all__ = [
     "CLIP",
+    "AnswerThenMatch",
     "Blip",
     "BlipFromScratch",
     "ClipFromScratch",

@@ -30,12 +30,21 @@ def test_experiment_builds(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("DATA_ROOT", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(RetrievalCLI, "_run_subcommand", lambda self, subcommand: None)
-    args = with_base(["fit", "-c", str(EXPERIMENTS / f"{name}.yaml"), *SMALL])
-    cli = RetrievalCLI(args, [read_config(path) for path in config_files(args)])
+    cli = built("fit", name)
+    if not cli.model.train_record:
+        # It learns nothing: all that can be done with it is to evaluate it, without a checkpoint.
+        cli = built("validate", name)
+        assert cli.checkpoint is None
+        assert cli.datamodule.benchmarks
+        assert {benchmark.kind for benchmark in cli.datamodule.benchmarks} <= cli.model.query_kinds
     assert cli.experiment == name
-    assert cli.model.train_record
     assert cli.datamodule is not None
     assert list(tmp_path.iterdir()) == [], "building wrote something"
+
+
+def built(subcommand: str, name: str) -> RetrievalCLI:
+    args = with_base([subcommand, "-c", str(EXPERIMENTS / f"{name}.yaml"), *SMALL])
+    return RetrievalCLI(args, [read_config(path) for path in config_files(args)])
 
 
 #: Experiments with an adapted language model, which strategies divide among processes.
