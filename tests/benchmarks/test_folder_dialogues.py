@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -78,3 +79,18 @@ def test_dialogues_about_products() -> None:
     assert len(benchmark.gallery) == 937
     assert len(benchmark.queries) == 937 * 6
     assert len({query.id for query in benchmark.queries}) == 937 * 6
+
+
+def test_played_dialogues_stand_in_place_of_the_folders_own(tmp_path: Path) -> None:
+    own = dialogues(tmp_path)
+    name = own.gallery[1].id
+    path = tmp_path / "played.json"
+    path.write_text(json.dumps([{"img": name, "dialog": ["a bag", "is it red? yes"]}]))
+    played = dialogues(tmp_path, played=str(path))
+    assert [(query.id, query.text, query.targets) for query in played.queries] == [
+        ("0#0", "a bag", (name,)),
+        ("0#1", "a bag, is it red? yes", (name,)),
+    ]
+    path.write_text(json.dumps([{"img": "nowhere.jpg", "dialog": ["a bag"]}]))
+    with pytest.raises(UserError, match=r"record 1: the image 'nowhere.jpg' is not in the gallery"):
+        dialogues(tmp_path, played=str(path))
