@@ -26,8 +26,8 @@ _QUOTES = "\"'`\u201c\u201d\u2018\u2019"
 _ANSWER = re.compile(r"\b(?:answer|a)\s*\d*\s*:", re.I)
 #: Words that questions about different things share.
 _EMPTY_WORDS = frozenset(
-    "a an and any are at be can did do does has have how in is it its like of on or see shown that the "
-    "their them there these they this those to was were what which with you your".split()
+    "a an and any are at be can did do does has have how in is it its like of on or see shown that "
+    "the their them there these they this those to was were what which with you your".split()
 )
 #: Words for one thing.
 _SAME_WORDS = {
