@@ -17,7 +17,7 @@ from torch import nn
 
 from cirlab.distributed import gather, gather_with_grad, rank
 from cirlab.errors import UserError
-from cirlab.records import Image, Triplet
+from cirlab.records import Image, Pair, Triplet
 
 
 class ContrastiveLoss(nn.Module):
@@ -148,7 +148,15 @@ def _of_own_targets(positive: torch.Tensor, group: dist.ProcessGroup | None) -> 
 
 def target_ids(triplets: Sequence[Triplet]) -> torch.Tensor:
     """Ids of the correct targets of each query, the one drawn first. Shape (B, C), int64."""
-    names = [(triplet.target.id, *triplet.also_correct) for triplet in triplets]
+    return _padded([(triplet.target.id, *triplet.also_correct) for triplet in triplets])
+
+
+def pair_ids(pairs: Sequence[Pair]) -> torch.Tensor:
+    """The same for pairs, whose captions are the queries. Shape (B, C), int64."""
+    return _padded([(pair.image.id, *pair.also_correct) for pair in pairs])
+
+
+def _padded(names: Sequence[tuple[str, ...]]) -> torch.Tensor:
     width = max(map(len, names))
     padded = [row + row[:1] * (width - len(row)) for row in names]
     return torch.tensor([[_number(name) for name in row] for row in padded])

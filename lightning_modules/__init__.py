@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lightning_modules.answer_matching import AnswerThenMatch
 from lightning_modules.blip import Blip, BlipFromScratch
+from lightning_modules.chatir import ChatIR
 from lightning_modules.clip import CLIP, ClipFromScratch
 from lightning_modules.collm import CoLLM
 from lightning_modules.instructcir import InstructCIR
@@ -17,6 +18,7 @@ __all__ = [
     "AnswerThenMatch",
     "Blip",
     "BlipFromScratch",
+    "ChatIR",
     "ClipFromScratch",
     "CoLLM",
     "EmbeddingLanguageModel",

@@ -12,13 +12,15 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
+from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 
+from cirlab.encoders.cut_texts import CutTexts
 from cirlab.encoders.mllm import EmbeddingMLLM
 from cirlab.encoders.prompt_length import check_prompts
 from cirlab.records import Image, Item, Query
 from cirlab.retrieval.views import Views, view_name
-from lightning_modules.learner import Inputs, Learner
+from lightning_modules.learner import Inputs, Learner, Schedule
 
 
 class RetrievalModule(Learner):
@@ -27,7 +29,12 @@ class RetrievalModule(Learner):
     Batches: training batches come from `train_collator`. Evaluation batches are made by the
     data module around `image_collator` and `query_collator` and hold
     `kind` ("gallery", "captions" or "queries"), `source` (gallery id or benchmark name),
-    `index` (B,) positions in the dataset, `valid` (B,) and `inputs`.
+    `index` (B,) positions in the dataset, `valid` (B,) and `inputs`. Where these hold `cut` (B,),
+    which texts lost words, it is counted and told.
+
+    Args:
+        optimizer: builds the optimiser from the trainable parameters.
+        schedule: how the learning rate moves over the run; None keeps it constant.
     """
 
     #: Whether `rerank` is there: a second stage that reads query and item together.
@@ -35,6 +42,10 @@ class RetrievalModule(Learner):
     #: What each gallery is looked at for, by its id; set by the retrieval callback before it has
     #: galleries encoded.
     views: Mapping[str, Views] = MappingProxyType({})
+
+    def __init__(self, optimizer: OptimizerCallable, schedule: Schedule | None) -> None:
+        super().__init__(optimizer, schedule)
+        self._cut_texts = CutTexts()
 
     @abstractmethod
     def image_collator(self) -> Callable[[Sequence[Image]], Inputs]:
@@ -174,6 +185,8 @@ class RetrievalModule(Learner):
         {"query": (B, D)[, "image_only": (B, D), "text_only": (B, D)]}.
         """
         inputs = batch["inputs"]
+        if "cut" in inputs:
+            self._cut_texts.see(batch["source"], batch["index"], inputs["cut"])
         if batch["kind"] == "gallery":
             vectors = self._encode_gallery(batch)
             baseline = self.encode_baseline_gallery(inputs)
@@ -181,6 +194,12 @@ class RetrievalModule(Learner):
         if batch["kind"] == "captions":
             return {"gallery": self.encode_queries(inputs)}
         return {"query": self.encode_queries(inputs)} | self.encode_baselines(inputs)
+
+    def on_validation_end(self) -> None:
+        self._cut_texts.tell()
+
+    def on_test_end(self) -> None:
+        self._cut_texts.tell()
 
     def _encode_gallery(self, batch: Inputs) -> dict[str, torch.Tensor]:
         views = self.views.get(batch["source"])

@@ -236,7 +236,7 @@ class CLIP(RetrievalModule):
         return self._reader
 
     def query_collator(self) -> Callable[[Sequence[Query]], Inputs]:
-        return DualQueryReader(self._reader)
+        return DualQueryReader(self._reader, tell_cut=True)
 
     def encode_images(self, inputs: Inputs, prompt: str | None = None) -> torch.Tensor:
         return self._encoder.embed_images(inputs)

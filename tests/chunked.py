@@ -15,16 +15,18 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from cirlab.encoders.adapters import Lora, TowerLora
 from cirlab.encoders.mllm import MLLMSettings
+from cirlab.recall_surrogate import RecallSurrogate
 from cirlab.records import CaptionTriplet, DecodedImage, Pair, TextPair, Triplet
-from lightning_modules import CLIP, CoLLM, EmbeddingLanguageModel, InstructCIR
+from lightning_modules import CLIP, ChatIR, CoLLM, EmbeddingLanguageModel, InstructCIR
 from lightning_modules.collm import LLMSettings, Synthesis
 from lightning_modules.learner import Learner
 from lightning_modules.sharding import gathered
 from tests.tiny import write_tiny_clip, write_tiny_llm
+from tests.tiny_blip import write_tiny_blip
 from tests.tiny_mllm import write_tiny_mllm
 
-Kind = Literal["clip", "pairs", "triplets", "texts", "caption_triplets"]
-KINDS: tuple[Kind, ...] = ("clip", "pairs", "triplets", "texts", "caption_triplets")
+Kind = Literal["clip", "chatir", "pairs", "triplets", "texts", "caption_triplets"]
+KINDS: tuple[Kind, ...] = ("clip", "chatir", "pairs", "triplets", "texts", "caption_triplets")
 #: Records of an optimiser step, of which half are a batch.
 RECORDS = 20
 CLIP_NORM = 0.05
@@ -46,6 +48,7 @@ def _text(i: int) -> str:
 def write_models(folder: Path) -> Path:
     """The pretrained models that the methods stand on."""
     write_tiny_clip(folder / "clip")
+    write_tiny_blip(folder / "blip")
     write_tiny_llm(folder / "llm")
     write_tiny_mllm(folder / "mllm")
     return folder
@@ -80,6 +83,9 @@ def method(kind: Kind, models: Path, dropout: float = 0.0, **options: Any) -> Le
         module: Learner = CLIP(model=clip, optimizer=_sgd, **options)
         module.configure_model()
         return _patch_dropout(module, dropout)
+    if kind == "chatir":
+        blip, loss = f"blip:{models / 'blip'}", RecallSurrogate(temperature=0.2)
+        return ChatIR(blip, loss=loss, dropout=dropout, optimizer=_sgd, **options)
     if kind == "texts":
         sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
         heads = {"num_attention_heads": 2, "num_key_value_heads": 2}

@@ -9,8 +9,8 @@ import torch
 from torch.nn.functional import cross_entropy, normalize
 
 from cirlab.errors import UserError
-from cirlab.losses import ContrastiveLoss, image_ids, target_ids
-from cirlab.records import EncodedImage, Triplet
+from cirlab.losses import ContrastiveLoss, image_ids, pair_ids, target_ids
+from cirlab.records import EncodedImage, Pair, Triplet
 
 
 def unit(rows: int, dim: int = 16, seed: int = 0) -> torch.Tensor:
@@ -74,6 +74,8 @@ def test_ids_of_triplets_hold_the_drawn_target_first_and_all_others() -> None:
     one = Triplet(images[0], ("x",), images[2])
     a, b, c = image_ids(images).tolist()
     assert target_ids([several, one]).tolist() == [[b, a, c], [c, c, c]]
+    pairs = [Pair(images[0], ("x",)), Pair(images[1], ("y",), also_correct=("c",))]
+    assert pair_ids(pairs).tolist() == [[a, a], [b, c]]
 
 
 def test_beta_zero_with_distinct_ids_is_symmetric_infonce() -> None:

@@ -2,23 +2,9 @@
 
 from __future__ import annotations
 
-from cirlab.encoders.export_code import BLIP_IMAGE, Snippet
+from cirlab.encoders.export_code import BLIP_IMAGE, BLIP_TEXT, Snippet
 
-_TEXT = '''\
-def tokens(text):
-    """Token ids and mask of a text, each (1, L)."""
-    options = {{"truncation": True, "max_length": {max_length}, "return_tensors": "pt"}}
-    read = processor.tokenizer(text, **options)
-    return {{name: read[name] for name in ("input_ids", "attention_mask")}}
-
-
-@torch.inference_mode()
-def embed_text(text):
-    """A text to a unit vector, (1, D)."""
-    hidden = clip.text_encoder(**tokens(text)).last_hidden_state
-    return normalize(clip.text_proj(hidden[:, 0]).float(), dim=-1)
-
-
+_MATCH = '''\
 @torch.inference_mode()
 def match(image, text):
     """How sure it is that a PIL image and a text belong together, in [0, 1]."""
@@ -48,5 +34,6 @@ def blip_snippet(first: int, max_length: int) -> Snippet:
         "clip = BlipForImageTextRetrieval.from_pretrained(folder).eval()\n"
         "processor = AutoProcessor.from_pretrained(folder)"
     )
-    text = _TEXT.format(first=first, max_length=max_length)
-    return Snippet(imports, f"{load}\n\n\n{BLIP_IMAGE}\n\n{text}")
+    text = BLIP_TEXT.format(max_length=max_length)
+    match = _MATCH.format(first=first)
+    return Snippet(imports, f"{load}\n\n\n{BLIP_IMAGE}\n\n{text}\n\n{match}")

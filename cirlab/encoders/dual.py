@@ -338,7 +338,7 @@ class BlipEncoder(DualEncoder):
         name: a hub name, a folder of a `BlipForImageTextRetrieval`, `zoo:name`, or a file of BLIP's
             own code.
         parts: what was loaded by that name; None loads it.
-        max_length: tokens of a text.
+        max_length: tokens of a text; None takes a caption's.
 
     Attributes:
         source: the name.
@@ -349,13 +349,15 @@ class BlipEncoder(DualEncoder):
     """
 
     def __init__(
-        self, name: str, parts: BlipParts | None = None, max_length: int = CAPTION_LENGTH
+        self, name: str, parts: BlipParts | None = None, max_length: int | None = None
     ) -> None:
         super().__init__()
         self.name, self.source = f"{BLIP_PREFIX}{name}", name
         self.parts = parts or load_blip(name, key="clip")
         self.model = self.parts.model
-        _check_length(max_length, self.model.config.text_config.max_position_embeddings, name)
+        places = self.model.config.text_config.max_position_embeddings
+        max_length = min(CAPTION_LENGTH, places) if max_length is None else max_length
+        _check_length(max_length, places, name)
         self.dim = self.model.config.image_text_hidden_size
         self.processor = BlipReader(
             transform=_BlipTransform(self.parts.processor.image_processor),
@@ -444,7 +446,7 @@ def load_dual_encoder(
     if name.startswith(BLIP_PREFIX):
         source = name.removeprefix(BLIP_PREFIX)
         parts = load_blip(source, image_size=image_size, key="clip")
-        return BlipEncoder(source, parts, CAPTION_LENGTH if max_length is None else max_length)
+        return BlipEncoder(source, parts, max_length)
     return OpenClipEncoder(name, pretrained, image_size=image_size, max_length=max_length)
 
 

@@ -18,8 +18,16 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from cirlab.encoders.adapters import SECOND_ADAPTER
+from cirlab.encoders.blip_checkpoint import is_checkpoint_file
 from cirlab.encoders.dual import BlipEncoder, DualEncoder, OpenClipEncoder
-from cirlab.encoders.export_code import BLIP_IMAGE, OPEN_CLIP_IMAGE, OPEN_CLIP_TEXT, Snippet, quoted
+from cirlab.encoders.export_code import (
+    BLIP_IMAGE,
+    BLIP_TEXT,
+    OPEN_CLIP_IMAGE,
+    OPEN_CLIP_TEXT,
+    Snippet,
+    quoted,
+)
 from cirlab.encoders.names import resolve_folder
 from cirlab.errors import UserError
 
@@ -224,16 +232,26 @@ def save_dual_encoder(encoder: DualEncoder, root: Path, part: str, *, merged: bo
     adapters = has_adapters(tower)
     learned = any(parameter.requires_grad for parameter in encoder.parameters())
     lines: tuple[str, ...] = ()
+    if adapters and not merged and _is_of_file(encoder):
+        raise UserError(
+            f"adapters are loaded over a base by its name, but {encoder.name} is a file of BLIP's "
+            "own code, which other libraries do not load; export it with merged (make: MERGED=1)"
+        )
     if adapters and not merged:
         _save_tower_adapters(tower, folder, encoder.name)
         place = "clip.visual" if isinstance(encoder, OpenClipEncoder) else "clip.vision_model"
         lines = (f"PeftModel.from_pretrained({place}, {_path(part)})",)
     if adapters and merged:
         _merge(tower)
-    whole = (adapters and merged) or (learned and not adapters)
+    whole = (adapters and merged) or (learned and not adapters) or _is_of_file(encoder)
     if whole:
         encoder.save(folder)
     return _dual_loading(encoder, part if whole else None, lines)
+
+
+def _is_of_file(encoder: DualEncoder) -> bool:
+    """Whether the weights lie where no other library would load them from."""
+    return isinstance(encoder, BlipEncoder) and is_checkpoint_file(encoder.source)
 
 
 def _save_tower_adapters(tower: nn.Module, folder: Path, base: str) -> None:
@@ -274,6 +292,14 @@ def _dual_loading(encoder: DualEncoder, part: str | None, lines: tuple[str, ...]
         load = [f"clip, _, preprocess = open_clip.create_model_and_transforms({name})"]
         read = OPEN_CLIP_IMAGE
     return Snippet(tuple(imports), "\n".join([*load, *lines, "clip.eval()", "\n", read]))
+
+
+def dual_text(encoder: DualEncoder) -> Snippet:
+    """Lines that define `embed_text`, for a dual encoder that is itself the export."""
+    if isinstance(encoder, BlipEncoder):
+        length = encoder.processor.tokenize.max_length
+        return Snippet(("import torch",), BLIP_TEXT.format(max_length=length))
+    return open_clip_text()
 
 
 def open_clip_text() -> Snippet:

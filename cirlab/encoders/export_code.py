@@ -100,6 +100,22 @@ def embed_text(text):
     return normalize(clip.encode_text(tokenizer([text])).float(), dim=-1)
 '''
 
+#: Longest text in tokens to be filled in.
+BLIP_TEXT = '''\
+def tokens(text):
+    """Token ids and mask of a text, each (1, L)."""
+    options = {{"truncation": True, "max_length": {max_length}, "return_tensors": "pt"}}
+    read = processor.tokenizer(text, **options)
+    return {{name: read[name] for name in ("input_ids", "attention_mask")}}
+
+
+@torch.inference_mode()
+def embed_text(text):
+    """A text to a unit vector, (1, D)."""
+    hidden = clip.text_encoder(**tokens(text)).last_hidden_state
+    return normalize(clip.text_proj(hidden[:, 0]).float(), dim=-1)
+'''
+
 BLIP_IMAGE = '''\
 @torch.inference_mode()
 def embed_image(image):

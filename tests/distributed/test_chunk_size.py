@@ -15,6 +15,7 @@ from tests.distributed.processes import WORLD, run_in_processes
 
 CASES: tuple[tuple[Kind, str], ...] = (
     ("clip", "ddp"),
+    ("chatir", "ddp"),
     ("triplets", "fsdp2"),
     ("texts", "ddp"),
     ("caption_triplets", "ddp"),
