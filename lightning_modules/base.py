@@ -185,8 +185,8 @@ class RetrievalModule(Learner):
         {"query": (B, D)[, "image_only": (B, D), "text_only": (B, D)]}.
         """
         inputs = batch["inputs"]
-        if "cut" in inputs:
-            self._cut_texts.see(batch["source"], batch["index"], inputs["cut"])
+        if "cut_texts" in inputs:
+            self._cut_texts.see(batch["source"], batch["index"], inputs["cut_texts"])
         if batch["kind"] == "gallery":
             vectors = self._encode_gallery(batch)
             baseline = self.encode_baseline_gallery(inputs)

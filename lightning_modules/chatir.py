@@ -228,4 +228,4 @@ class QueryCollator:
 
     def __call__(self, queries: Sequence[Query]) -> Inputs:
         texts = [query.text for query in queries]
-        return {"text": self.tokenize(texts), "cut": self.tokenize.cut(texts)}
+        return {"text": self.tokenize(texts), "cut_texts": self.tokenize.cut(texts)}

@@ -44,7 +44,7 @@ class DualQueryReader:
 
     Attributes:
         images: reads the queries' images.
-        tell_cut: add "cut", (B,) bool: which texts are longer than the encoder reads.
+        tell_cut: add "cut_texts", (B,) bool: which texts are longer than the encoder reads.
     """
 
     images: ImageReader
@@ -57,7 +57,7 @@ class DualQueryReader:
             inputs["text"] = tokenize(texts)
             inputs["worded"] = torch.tensor([bool(text) for text in texts])
             if self.tell_cut:
-                inputs["cut"] = tokenize.cut(texts)
+                inputs["cut_texts"] = tokenize.cut(texts)
         if references := [query.image for query in queries if query.image is not None]:
             inputs["image"] = self.images(references)
         return inputs

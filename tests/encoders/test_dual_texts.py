@@ -148,7 +148,7 @@ def test_queries_tell_which_are_cut_on_request(folders: dict[str, Path]) -> None
     images = ImageReader(encoder(folders, "clip").processor)
     asked = [Query(id=text, text=text, targets=("x",)) for text in ("a red circle", LONG)]
     assert "cut" not in DualQueryReader(images)(asked)
-    assert DualQueryReader(images, tell_cut=True)(asked)["cut"].tolist() == [False, True]
+    assert DualQueryReader(images, tell_cut=True)(asked)["cut_texts"].tolist() == [False, True]
 
 
 def test_kept_vectors_are_taken_as_they_are(folders: dict[str, Path]) -> None:
