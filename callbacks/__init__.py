@@ -9,6 +9,7 @@ from callbacks.exact_resume import ExactResume
 from callbacks.mlflow_log import MlflowLog
 from callbacks.model_sizes import ModelSizes
 from callbacks.retrieval import RetrievalEvaluation
+from callbacks.round_plot import RoundPlot
 from callbacks.run_record import RunRecord
 from callbacks.skipped import SkippedImages
 from callbacks.submission import Submission
@@ -23,6 +24,7 @@ __all__ = [
     "MlflowLog",
     "ModelSizes",
     "RetrievalEvaluation",
+    "RoundPlot",
     "RunRecord",
     "SkippedImages",
     "Submission",

@@ -23,6 +23,16 @@ log = logging.getLogger(__name__)
 
 LoggerT = TypeVar("LoggerT")
 
+#: Files and folders of a run that MLflow has, too.
+MIRRORED = (
+    "config.yaml",
+    "run.json",
+    "results.json",
+    "contact_sheets",
+    "rounds.png",
+    "skipped.txt",
+)
+
 
 class RunRecord(L.Callback):
     """Writes results.json and run.json, and mirrors them to MLflow.
@@ -172,7 +182,7 @@ class RunRecord(L.Callback):
         if mlflow is None:
             return
         mlflow.log_metrics(peak, trainer.global_step)
-        for name in ("config.yaml", "run.json", "results.json", "contact_sheets", "skipped.txt"):
+        for name in MIRRORED:
             if (self._folder / name).exists():
                 mlflow.log_artifact(self._folder / name)
 

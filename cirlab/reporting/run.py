@@ -1,7 +1,7 @@
 """What a run leaves on disk: `runs/<experiment>/version_<k>/`.
 
 config.yaml, metrics.csv, checkpoints/last.ckpt and best.ckpt, results.json, run.json,
-contact_sheets/.
+contact_sheets/, rounds.png.
 """
 
 from __future__ import annotations
