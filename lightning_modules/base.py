@@ -29,8 +29,8 @@ class RetrievalModule(Learner):
     Batches: training batches come from `train_collator`. Evaluation batches are made by the
     data module around `image_collator` and `query_collator` and hold
     `kind` ("gallery", "captions" or "queries"), `source` (gallery id or benchmark name),
-    `index` (B,) positions in the dataset, `valid` (B,) and `inputs`. Where these hold `cut` (B,),
-    which texts lost words, it is counted and told.
+    `index` (B,) positions in the dataset, `valid` (B,) and `inputs`. Where these hold `cut_texts`
+    (B,), which texts lost words, it is counted and told.
 
     Args:
         optimizer: builds the optimiser from the trainable parameters.

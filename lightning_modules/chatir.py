@@ -138,7 +138,7 @@ class ChatIR(RetrievalModule):
         return TrainCollator(self._reader)
 
     def training_step(self, batch: Inputs, batch_idx: int) -> torch.Tensor:
-        cut = batch["cut"].float().mean()
+        cut = batch["cut_texts"].float().mean()
         self.log("train/cut_texts", cut)
         if cut and not self._told and self.trainer.is_global_zero:
             self._told = True
@@ -215,7 +215,7 @@ class TrainCollator:
         return {
             "ids": pair_ids(records),
             "text": tokenize(texts),
-            "cut": tokenize.cut(texts),
+            "cut_texts": tokenize.cut(texts),
             "image": self.images([pair.image for pair in records]),
         }
 
