@@ -281,8 +281,8 @@ class Blip(RetrievalModule):
     @property
     def _reader(self) -> ImageReader:
         # Here, and not on_fit_start: Lightning builds the training loader earlier, when it counts
-        # the steps for the schedule.
-        if self.cache_features and self.cache is None:
+        # the steps for the schedule. Without a trainer (a chat) nothing tells which images come.
+        if self.cache_features and self.cache is None and self._trainer is not None:
             self.cache = frozen_features(self, self._encoder)
         return ImageReader(self._encoder.processor, self.cache)
 

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import yaml
 
-from cirlab.checkpoints import read_checkpoint
 from cirlab.command.checkpoint_config import CONFIG
+from cirlab.command.loading import Loadable, load_method
 from cirlab.encoders.export import Exported
 from cirlab.errors import UserError
 from cirlab.reading.atomic import whole_folder
@@ -21,16 +21,12 @@ from cirlab.reporting.run import UNTRAINED
 log = logging.getLogger(__name__)
 
 
-class Method(Protocol):
+class Method(Loadable, Protocol):
     """What is asked of a method; see `lightning_modules.learner.Learner`."""
 
     def check_export(self, merged: bool) -> None: ...
-    def configure_model(self) -> None: ...
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None: ...
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any: ...
     def frozen_base(self) -> dict[str, str]: ...
     def frozen_fingerprint(self) -> str: ...
-    def eval(self) -> Any: ...
     def export(self, folder: Path, merged: bool) -> Exported: ...
 
 
@@ -70,12 +66,7 @@ class Export:
                 f"ckpt_path is {UNTRAINED}, but export writes what was learned; give a checkpoint"
             )
         folder = self._folder(self.checkpoint)
-        method.configure_model()
-        convert(method)
-        checkpoint = read_checkpoint(self.checkpoint)
-        method.on_load_checkpoint(checkpoint)
-        method.load_state_dict(checkpoint["state_dict"], strict=False)
-        method.eval()
+        checkpoint = load_method(method, self.checkpoint, convert)
         base, fingerprint = method.frozen_base(), method.frozen_fingerprint()
         config = checkpoint.get(CONFIG) or dict(self.config)
         with whole_folder(folder) as unfinished:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -49,6 +50,8 @@ class GalleryRetriever:
         separator: stands between the texts of a dialogue.
         batch_size: images or dialogues encoded at once.
         shown: goes through the batches of the gallery, e.g. to show how far it is.
+        vectors: of the gallery, where they are known, (G, D); None encodes it.
+        arithmetic: a context in which the method encodes, e.g. a trainer's precision.
 
     Raises:
         UserError: an image cannot be read, or the gallery is empty.
@@ -62,51 +65,82 @@ class GalleryRetriever:
         separator: str = ", ",
         batch_size: int = 64,
         shown: Callable[[Sequence[Sequence[Image]]], Iterator[Sequence[Image]]] = iter,
+        vectors: torch.Tensor | None = None,
+        arithmetic: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}; set it to 1 or more")
         self.method, self.separator, self.batch_size = method, separator, batch_size
-        self._identity = identity
-        batches = _batches(gallery, batch_size)
-        read, encode = method.image_collator(), method.encode_images
-        vectors = [self._encoded(encode, read(batch)) for batch in shown(batches)]
-        every = torch.cat(vectors) if vectors else torch.empty(0, 1)
-        self.index = GalleryIndex([image.id for image in gallery], every)
+        self._identity, self._arithmetic = identity, arithmetic
+        if vectors is None:
+            batches = shown(_batches(gallery, batch_size))
+            found = [encode_batch(method, batch, arithmetic) for batch in batches]
+            vectors = torch.cat(found) if found else torch.empty(0, 1)
+        self.index = GalleryIndex([image.id for image in gallery], vectors)
 
     def identity(self) -> dict[str, Any]:
         own = self._identity or {"kind": type(self.method).__name__}
         return {**own, "weights": self._weights(), "separator": self.separator}
 
     def rank(self, histories: Sequence[Sequence[str]], k: int) -> list[list[str]]:
-        read, encode = self.method.query_collator(), self.method.encode_queries
         queries = [self._query(number, texts) for number, texts in enumerate(histories)]
         if not queries:
             return []
+        found = self.index.search(self._vectors(queries), k).positions.tolist()
+        return [self._ids(row) for row in found]
+
+    def find(self, texts: Sequence[str], k: int, target: str) -> tuple[list[str], int]:
+        """The best images of one dialogue as `rank` gives them, and where a target stands.
+
+        Args:
+            texts: what the dialogue began with, and a text for each round.
+            k: how many.
+            target: an image's id. Its rank counts from 1, ties against it.
+        """
+        query = self._query(0, texts, (target,))
+        ranked = self.index.rank(self._vectors([query]), [query], k)
+        return self._ids(ranked.best.positions[0].tolist()), int(ranked.ranks.targets[0, 0])
+
+    def _ids(self, places: Sequence[int]) -> list[str]:
+        return [self.index.ids[place] for place in places if place >= 0]
+
+    def _vectors(self, queries: Sequence[Query]) -> torch.Tensor:
+        read, encode = self.method.query_collator(), self.method.encode_queries
         batches = _batches(queries, self.batch_size)
-        vectors = torch.cat([self._encoded(encode, read(batch)) for batch in batches])
-        found = self.index.search(vectors, k).positions.tolist()
-        return [[self.index.ids[place] for place in row if place >= 0] for row in found]
+        found = [_encoded(self.method, encode, read(each), self._arithmetic) for each in batches]
+        return torch.cat(found)
 
-    def _query(self, number: int, texts: Sequence[str]) -> Query:
+    def _query(self, number: int, texts: Sequence[str], targets: tuple[str, ...] = ()) -> Query:
         text = self.separator.join(texts)
-        return Query(id=f"{number}", text=text, targets=(), rounds=tuple(texts))
-
-    @torch.inference_mode()
-    def _encoded(
-        self, encode: Callable[[Mapping[str, Any]], torch.Tensor], inputs: Mapping[str, Any]
-    ) -> torch.Tensor:
-        """Vectors on the CPU in float32, from inputs that are taken to the method's device."""
-        device = self._device()
-        moved = tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), inputs)
-        return encode(moved).float().cpu()
-
-    def _device(self) -> torch.device:
-        weights = self.method.parameters() if isinstance(self.method, nn.Module) else iter(())
-        return next((weight.device for weight in weights), torch.device("cpu"))
+        return Query(id=f"{number}", text=text, targets=targets, rounds=tuple(texts))
 
     def _weights(self) -> str:
         named = self.method.named_parameters() if isinstance(self.method, nn.Module) else ()
         return fingerprint(named)
+
+
+def encode_batch(
+    method: Method,
+    images: Sequence[Image],
+    arithmetic: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> torch.Tensor:
+    """Unit vectors of images, (B, D), on the CPU in float32."""
+    return _encoded(method, method.encode_images, method.image_collator()(images), arithmetic)
+
+
+@torch.inference_mode()
+def _encoded(
+    method: Method,
+    encode: Callable[[Mapping[str, Any]], torch.Tensor],
+    inputs: Mapping[str, Any],
+    arithmetic: Callable[[], AbstractContextManager[Any]],
+) -> torch.Tensor:
+    """Vectors on the CPU in float32, from inputs that are taken to the method's device."""
+    weights = method.parameters() if isinstance(method, nn.Module) else iter(())
+    device = next((weight.device for weight in weights), torch.device("cpu"))
+    moved = tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), inputs)
+    with arithmetic():
+        return encode(moved).float().cpu()
 
 
 class DualMethod(nn.Module):

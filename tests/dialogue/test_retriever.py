@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 
 from cirlab.benchmarks.world_dialogue import WorldDialogue
@@ -56,3 +59,29 @@ def test_an_empty_gallery_is_refused(method: DualMethod) -> None:
         GalleryRetriever(method, [])
     with pytest.raises(UserError, match="batch_size is 0"):
         GalleryRetriever(method, [], batch_size=0)
+
+
+def test_a_target_is_found_where_an_evaluation_finds_it(
+    benchmark: WorldDialogue, method: DualMethod
+) -> None:
+    """By vectors that are known already; only queries are encoded, in the given arithmetic."""
+    whole = GalleryRetriever(method, benchmark.gallery)
+    entered: list[int] = []
+
+    @contextmanager
+    def arithmetic() -> Iterator[None]:
+        entered.append(len(entered))
+        yield
+
+    known = GalleryRetriever(
+        method, benchmark.gallery, vectors=whole.index.vectors, arithmetic=arithmetic
+    )
+    assert not entered
+    query = benchmark.queries[2]
+    order = whole.rank([query.rounds], k=len(benchmark.gallery))[0]
+    for place in (0, 5, len(order) - 1):
+        best, rank = known.find(query.rounds, 7, order[place])
+        assert best == order[:7]
+        # Twins of one picture have one score, and count against each other.
+        assert place + 1 <= rank <= place + 3
+    assert len(entered) == 3
