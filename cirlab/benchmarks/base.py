@@ -15,6 +15,7 @@ from typing import ClassVar, Generic, Literal, TypeVar
 
 import torch
 
+from cirlab.errors import UserError
 from cirlab.records import Caption, Item, Query
 
 T = TypeVar("T")
@@ -199,6 +200,19 @@ class Benchmark(ABC):
             row = (q.id, q.text, reference, q.targets, q.exclude, pool, q.subset, q.prompt)
             digest.update(f"{row!r}\n".encode())
         return digest.hexdigest()[:16]
+
+
+def check_rerank_depth(depth: int | None) -> int | None:
+    """The depth itself.
+
+    Raises:
+        UserError: it is below 1.
+    """
+    if depth is not None and depth < 1:
+        raise UserError(
+            f"rerank_depth is {depth}; give a number from 1, or null for no second stage"
+        )
+    return depth
 
 
 def ranked_against(queries: Iterable[Query]) -> str:

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar, Literal
 
-from cirlab.benchmarks.base import Benchmark, QueryKind, TargetRanks
+from cirlab.benchmarks.base import Benchmark, QueryKind, TargetRanks, check_rerank_depth
 from cirlab.benchmarks.captions import captions_of, image_query
 from cirlab.metrics import mean_average_precisions, recalls
 from cirlab.reading.folder import ComposedRow, FacetRow, Folder, composed_row
@@ -171,15 +171,23 @@ class FolderTextToImage(FolderBenchmark):
         split: its subfolder, e.g. val.
         name: of the results.
         captions: ask with all captions of an image, one query each, or with the first.
+        rerank_depth: this many of each query's best images are put in order again by the method's
+            second stage; null: no second stage.
     """
 
     kind: ClassVar[QueryKind] = "text"
 
     def __init__(
-        self, root: str, split: str, name: str, captions: Literal["all", "first"] = "all"
+        self,
+        root: str,
+        split: str,
+        name: str,
+        captions: Literal["all", "first"] = "all",
+        rerank_depth: int | None = None,
     ) -> None:
         super().__init__(root, split, name)
         self.captions = captions
+        self.rerank_depth = check_rerank_depth(rerank_depth)
 
     def score(self, ranks: TargetRanks, queries: Sequence[Query]) -> dict[str, float]:
         """Recall@1/5/10."""
@@ -207,14 +215,17 @@ class FolderImageToText(Benchmark):
         root: the data folder.
         split: its subfolder, e.g. val.
         name: of the results.
+        rerank_depth: this many of each query's best captions are put in order again by the method's
+            second stage; null: no second stage.
     """
 
     kind: ClassVar[QueryKind] = "image"
 
-    def __init__(self, root: str, split: str, name: str) -> None:
+    def __init__(self, root: str, split: str, name: str, rerank_depth: int | None = None) -> None:
         self.root = root
         self.split = split
         self.name = name
+        self.rerank_depth = check_rerank_depth(rerank_depth)
 
     @property
     def gallery_id(self) -> str:

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from cirlab.benchmarks.base import Benchmark, TargetRanks
+from cirlab.benchmarks.base import Benchmark, TargetRanks, check_rerank_depth
 from cirlab.benchmarks.captions import TEMPLATES, CaptionTemplate, captions_of, image_query
-from cirlab.errors import UserError
 from cirlab.metrics import mean_rank, recalls
 from cirlab.reading.json_files import JsonArray
 from cirlab.reading.jsonl import unique
@@ -62,17 +61,13 @@ class _Karpathy(Benchmark):
         official: bool = True,
     ) -> None:
         check_choice("caption_template", caption_template, tuple(TEMPLATES))
-        if rerank_depth is not None and rerank_depth < 1:
-            raise UserError(
-                f"rerank_depth is {rerank_depth}; give a number from 1, or null for no second stage"
-            )
         self.root = root
         self.annotations = annotations
         self.name = name or f"{Path(annotations).stem}_{self.direction}"
         self.images = images
         self.caption_template = caption_template
         self.query_template = TEMPLATES[caption_template].pattern
-        self.rerank_depth = rerank_depth
+        self.rerank_depth = check_rerank_depth(rerank_depth)
         self.official = official
 
     @property

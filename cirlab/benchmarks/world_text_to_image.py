@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Literal
 
-from cirlab.benchmarks.base import Benchmark, TargetRanks
+from cirlab.benchmarks.base import Benchmark, TargetRanks, check_rerank_depth
 from cirlab.errors import UserError
 from cirlab.metrics import mean_rank, recalls
 from cirlab.records import Query
@@ -26,9 +26,11 @@ class WorldTextToImage(Benchmark):
         seed: another benchmark of the same kind.
         name: where it stands in the results.
         image_size: side of the pictures in pixels.
+        rerank_depth: this many of each query's best images are put in order again by the method's
+            second stage; null: no second stage.
 
     Raises:
-        UserError: there are no scenes.
+        UserError: there are no scenes, or rerank_depth is below 1.
     """
 
     kind = "text"
@@ -42,6 +44,7 @@ class WorldTextToImage(Benchmark):
         seed: int = 0,
         name: str = "world_text_to_image",
         image_size: int = 64,
+        rerank_depth: int | None = None,
     ) -> None:
         if scenes < 1:
             raise UserError(f"{name} has {scenes} scenes; set scenes to at least 1")
@@ -51,6 +54,7 @@ class WorldTextToImage(Benchmark):
         self.seed = seed
         self.name = name
         self.image_size = image_size
+        self.rerank_depth = check_rerank_depth(rerank_depth)
         self.gallery = []
         self.queries = []
 

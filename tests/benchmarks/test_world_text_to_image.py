@@ -52,6 +52,13 @@ def test_scores() -> None:
     }
 
 
+def test_a_second_stage_may_follow() -> None:
+    assert made(rerank_depth=20).rerank_depth == 20
+    assert made(rerank_depth=20).checksum() == made().checksum()
+    with pytest.raises(UserError, match="rerank_depth is 0; give a number from 1, or null"):
+        WorldTextToImage(rerank_depth=0)
+
+
 def test_an_empty_gallery_is_refused() -> None:
     with pytest.raises(UserError, match="0 scenes"):
         WorldTextToImage(scenes=0)
