@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModel
 
+import cirlab.encoders.blip_weights  # noqa: F401 - registers BLIP's image tower
 from cirlab.errors import UserError
 from cirlab.records import LabelledImage
 from lightning_modules.learner import Inputs, Learner, Schedule
@@ -34,7 +35,8 @@ class TokenLabelling(Learner):
     """Trains an image tower on `LabelledImage` records; a linear head for each facet is dropped.
 
     Args:
-        vision: transformers configuration of a plain vision transformer, `model_type` included.
+        vision: transformers configuration of a plain vision transformer, `model_type` included
+            (clip_vision_model, blip_vision_model).
         labels: number of labels of each facet.
         grid: side of the grid of cells that are labelled.
         export_to: folder that receives the tower at the end of training, in transformers' layout.

@@ -32,7 +32,7 @@ TEXT: dict[str, Any] = {
     "intermediate_size": 48,
     "num_hidden_layers": 2,
     "num_attention_heads": 1,
-    "max_position_embeddings": 32,
+    "max_position_embeddings": 40,
 }
 COLOURS = ("red", "green", "blue", "black", "white", "yellow", "purple", "orange")
 #: Names of BLIP's own code by those of transformers', after its models/vit.py; written down apart

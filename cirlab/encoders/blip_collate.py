@@ -33,13 +33,13 @@ class Augmentation:
         crop: smallest share of the picture's area that a crop keeps; 1 keeps all.
         flip: mirror every second picture; wrong where captions tell left from right.
         operations: changes of RandAugment (arXiv 1909.13719), one after the other.
-        magnitude: their strength, from 0 to 30.
+        magnitude: their strength, from 0 to 30; BLIP takes half of what is possible.
     """
 
     crop: float = 0.5
     flip: bool = True
     operations: int = 2
-    magnitude: int = 5
+    magnitude: int = 15
 
     def __post_init__(self) -> None:
         if not 0 < self.crop <= 1:

@@ -15,17 +15,23 @@ import torch
 import transformers
 from torch import nn
 from transformers import (
+    AutoModel,
     AutoProcessor,
     AutoTokenizer,
     BlipConfig,
     BlipImageProcessor,
     BlipProcessor,
     BlipTextLMHeadModel,
+    BlipVisionConfig,
+    BlipVisionModel,
 )
 
 from cirlab.encoders.blip_checkpoint import DECODER, is_checkpoint_file, read_blip_checkpoint
 from cirlab.encoders.names import resolve_folder, weights_or_sentence
 from cirlab.errors import UserError
+
+# transformers' automatic class knows BLIP as a whole only; towers are also trained alone.
+AutoModel.register(BlipVisionConfig, BlipVisionModel, exist_ok=True)
 
 #: The tokenizer of all published models; BLIP's own files have none beside them.
 TOKENIZER = "google-bert/bert-base-uncased"

@@ -23,12 +23,14 @@ from cirlab.cli import main
 from cirlab.command.checkpoint_config import CONFIG
 from cirlab.command.export import Export
 from cirlab.encoders.adapters import FourBit, Lora, TowerLora
+from cirlab.encoders.blip_weights import load_blip
 from cirlab.errors import UserError
 from cirlab.records import DecodedImage, Query
 from lightning_modules import CLIP, ClipFromScratch, CoLLM, EmbeddingLanguageModel
 from lightning_modules.base import RetrievalModule
 from lightning_modules.collm import LLMSettings
 from tests.tiny import write_tiny_blip, write_tiny_clip, write_tiny_llm
+from tests.tiny_blip import own_checkpoint, tiny_blip, write_tokenizer
 from tests.tiny_export import export, learned, run_card
 from tests.tiny_run import tiny_experiment
 
@@ -108,6 +110,28 @@ def test_collm_over_blip(
     card = run_card(export(module(), path, tmp_path / "out", merged), monkeypatch)
     vector = card["embed_query"](PICTURE, TEXT)
     assert (vector - asked(trained, image=True, text=True)).abs().max() < 1e-5
+
+
+def test_collm_over_a_file_of_blips_own_code(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The card can name no base that another library loads, so that the export holds it."""
+    file, words = tmp_path / "blip.pth", write_tokenizer(tmp_path / "words")
+    torch.save({"model": own_checkpoint(tiny_blip())}, file)
+    monkeypatch.setitem(load_blip.__kwdefaults__, "tokenizer", words)
+
+    def module(tower: TowerLora | None = None) -> CoLLM:
+        llm = LLMSettings(str(folders["llm"]), lora=LORA)
+        return CoLLM(f"blip:{file}", llm, tower_lora=tower)
+
+    trained = module()
+    path = learned(trained, tmp_path / "best.ckpt")
+    card = run_card(export(module(), path, tmp_path / "out", False), monkeypatch)
+    vector = card["embed_query"](PICTURE, TEXT)
+    assert (vector - asked(trained, image=True, text=True)).abs().max() < 1e-5
+    adapted = learned(module(TowerLora(rank=2, targets=["qkv"])), tmp_path / "adapted.ckpt")
+    with pytest.raises(UserError, match=r"blip\.pth is a file of BLIP's own code, .* MERGED=1"):
+        export(module(TowerLora(rank=2, targets=["qkv"])), adapted, tmp_path / "two", False)
 
 
 def test_what_lies_where(folders: dict[str, Path], tmp_path: Path) -> None:

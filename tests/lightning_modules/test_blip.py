@@ -11,16 +11,18 @@ import torch
 import transformers
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
+from transformers import AutoProcessor
 
 from cirlab.encoders.blip_collate import Augmentation
 from cirlab.errors import UserError
 from cirlab.records import Caption, Item, Pair, Query
 from datamodules import FolderData
 from lightning_modules import Blip
-from lightning_modules.blip import Contrast
+from lightning_modules.blip import BlipFromScratch, Contrast
+from lightning_modules.learner import Schedule
 from tests.callbacks.lookup import quiet_trainer
 from tests.datamodules.toys import write_jsonl
-from tests.tiny_blip import pair, pairs, write_tiny_blip
+from tests.tiny_blip import TEXT, VISION, pair, pairs, write_tiny_blip
 from tests.tiny_export import export, run_card
 
 CONTRAST = Contrast(queue_size=8, momentum=0.5, alpha=0.4)
@@ -159,6 +161,43 @@ def test_a_step_moves_the_slow_encoders_by_their_share(folder: str) -> None:
         torch.testing.assert_close(value, (before[name] + learned[name]) / 2)
         moved += not torch.equal(value, before[name])
     assert moved > 10
+
+
+def test_it_learns_to_search_to_match_and_to_describe(tmp_path: Path) -> None:
+    """From nothing, pictures of eight colours and their captions."""
+    L.seed_everything(0)
+    module = Blip(
+        from_scratch=BlipFromScratch(VISION, TEXT, embed_dim=16),
+        export_to=str(tmp_path / "model"),
+        max_length=16,
+        contrast=Contrast(queue_size=16, momentum=0.9, alpha=0.2),
+        lm_weight=1.0,
+        optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3),
+        schedule=Schedule(warmup=0.1),
+    )
+    module.configure_model()
+    module.add_teacher()
+    records = pairs(8)
+    batches: Any = [batch_of(module, records)] * 240
+    quiet_trainer(max_epochs=1).fit(module, DataLoader(batches, batch_size=None))
+    module.eval()
+    queries = [Query(str(i), pair.captions[0], targets=()) for i, pair in enumerate(records)]
+    images: list[Item] = [pair.image for pair in records]
+    with torch.no_grad():
+        texts = module.encode_queries(module.query_collator()(queries))
+        cosines = texts @ module.encode_images(module.image_collator()(images)).T
+        best = cosines.topk(2, dim=1).indices
+        rows = torch.arange(8)
+        places = torch.cat([torch.stack([rows, column], dim=1) for column in best.T])
+        right, wrong = module.rerank(queries, images, places, torch.zeros(16)).split(8)
+    assert best[:, 0].tolist() == rows.tolist()
+    # Matching has learned from the most similar wrong ones, which a search brings up.
+    assert (right > wrong).all() and right.mean() > 0 > wrong.mean()
+    processor = AutoProcessor.from_pretrained(tmp_path / "model")
+    speaker = transformers.BlipForConditionalGeneration.from_pretrained(tmp_path / "model")
+    pixels = module.image_collator()([records[2].image])["pixels"]
+    said = speaker.eval().generate(pixel_values=pixels, max_new_tokens=8)
+    assert processor.tokenizer.decode(said[0], skip_special_tokens=True) == "a blue circle"
 
 
 def test_gradient_checkpointing_changes_no_gradient(folder: str) -> None:
