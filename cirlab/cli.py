@@ -1,4 +1,4 @@
-"""The command line: `python -m cirlab fit|validate|test|predict|export -c experiments/collm.yaml`.
+"""The command line: `python -m cirlab fit|validate|export|chat -c experiments/collm.yaml`.
 
 LightningCLI with `experiments/_base.yaml` always read first, named runs that can be resumed,
 and one sentence instead of a traceback where the user can mend what is wrong.
@@ -26,6 +26,7 @@ from lightning.pytorch.strategies import StrategyRegistry
 from rich.console import Console
 
 from cirlab import distributed
+from cirlab.command.chat import Chat, QuestionerName
 from cirlab.command.checkpoint_choice import (
     best_checkpoint,
     choose_checkpoint,
@@ -55,9 +56,13 @@ log = logging.getLogger(__name__)
 #: Callbacks that `_base.yaml` names, so that an experiment can change one of their arguments.
 NAMED_CALLBACKS = ("retrieval", "contact_sheet", "last_checkpoint", "best_checkpoint")
 #: What is done with a checkpoint, by subcommand, where no evaluation is.
-DOING = {"export": "exporting", "predict": "predicting with"}
+DOING = {"export": "exporting", "predict": "predicting with", "chat": "chatting with"}
+#: Trainer arguments of what one process does alone.
+ONE_DEVICE: dict[str, Any] = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
 #: No abbreviations: `--trainer.bar` would set `barebones`.
 PARSER: dict[str, Any] = {"parser_mode": "omegaconf", "allow_abbrev": False}
+#: Arguments of the subcommands' methods that no option sets.
+ARGUMENTS = ("self", "model", "origin", "talk", "ckpt_path")
 #: What the packages of this repository say is for the user; libraries speak when it matters.
 PACKAGES = ("cirlab", "lightning_modules", "datamodules", "callbacks")
 
@@ -111,7 +116,7 @@ class SaveConfig(SaveConfigCallback):
 
 
 class Trainer(L.Trainer):
-    """Lightning's, whose methods are the subcommands, with one more."""
+    """Lightning's, whose methods are the subcommands, with two more."""
 
     def export(
         self,
@@ -136,6 +141,62 @@ class Trainer(L.Trainer):
         wanted = replace(origin, output=folder, merged=merged, overwrite=overwrite)
         wanted.run(model, convert=self.precision_plugin.convert_module)
 
+    def chat(
+        self,
+        model: Any,
+        talk: Chat,
+        root: str | None = None,
+        target: str | None = None,
+        top: int = 10,
+        questioner: QuestionerName = "information_gain",
+        answerer: str = "zoo:tiny_mllm",
+        llm: str | None = None,
+        registry: str | None = None,
+        sheet: str | None = None,
+        batch_size: int = 32,
+        ckpt_path: str | None = None,
+    ) -> None:
+        """Find an image of a folder by talking at the terminal.
+
+        Args:
+            model: the method.
+            talk: checkpoint and experiment.
+            root: folder of images; null takes pictures of the built-in world.
+            target: path of an image whose rank is told after each round.
+            top: images that are shown, and that the questioner tells apart.
+            questioner: who asks; information_gain asks what tells the images apart that are ranked
+                first, list asks one question after the other, llm is the instruction LLM.
+            answerer: multimodal LLM or BLIP (hub name, local folder, zoo:name) by whose answers
+                information_gain tells images apart.
+            llm: instruction LLM (hub name, local folder, zoo:name), the questioner of llm; proposes
+                questions to information_gain.
+            registry: questions that can be asked: world, photographs, or a YAML file; null takes
+                those of the folder's kind.
+            sheet: the contact sheet, .png; null: runs/chat/<experiment>.png.
+            batch_size: images encoded at once.
+            ckpt_path: the checkpoint; null takes the best one of the experiment's newest run.
+        """
+        wanted = replace(
+            talk,
+            root=root,
+            target=target,
+            top=top,
+            questioner=questioner,
+            answerer=answerer,
+            llm=llm,
+            registry=registry,
+            sheet=Path(sheet) if sheet else None,
+            batch_size=batch_size,
+        )
+        precision = self.precision_plugin
+        wanted.run(
+            model,
+            self.strategy.root_device,
+            Console(),
+            convert=precision.convert_module,
+            arithmetic=precision.forward_context,
+        )
+
 
 class RetrievalCLI(LightningCLI):
     """LightningCLI in subclass mode, with named callbacks and named, resumable runs.
@@ -150,6 +211,7 @@ class RetrievalCLI(LightningCLI):
         self.experiment = experiment_name([file.path for file in files])
         self.resumed: Run | None = None
         self.checkpoint: Path | None = None
+        self.runs = RUNS
         super().__init__(
             model_class=L.LightningModule,
             datamodule_class=L.LightningDataModule,
@@ -169,7 +231,8 @@ class RetrievalCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        return LightningCLI.subcommands() | {"export": {"model", "origin"}}
+        own = {"export": {"model", "origin"}, "chat": {"model", "talk"}}
+        return LightningCLI.subcommands() | own
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name in NAMED_CALLBACKS:
@@ -209,6 +272,8 @@ class RetrievalCLI(LightningCLI):
         exporting = self.subcommand == "export"
         if exporting:
             _set(config.trainer, _on_one_cpu(config.trainer.precision))
+        elif self.subcommand == "chat":
+            _set(config.trainer, ONE_DEVICE)
         trainer = config.trainer
         check_name("accelerator", trainer.accelerator, AcceleratorRegistry.available_accelerators())
         check_name("strategy", trainer.strategy, StrategyRegistry.available_strategies())
@@ -222,8 +287,9 @@ class RetrievalCLI(LightningCLI):
         parser.callback_keys = [key for key in NAMED_CALLBACKS if config.get(key) is not None]
         self._name_runs(config)
         self.checkpoint = self._choose_checkpoint(config)
-        if exporting:
+        if exporting or self.subcommand == "chat":
             parser.callback_keys = []
+            self.runs = _runs_root(config)
             _set(trainer, {"logger": False, "callbacks": None})
         if self.checkpoint is not None:
             saved = read_metadata(self.checkpoint).get(CONFIG)
@@ -253,10 +319,7 @@ class RetrievalCLI(LightningCLI):
         Raises:
             UserError: an evaluation of a method that learns, without any checkpoint.
         """
-        root = next(
-            (Path(e.init_args.save_dir) for e in _loggers(config) if "save_dir" in e.init_args),
-            RUNS,
-        )
+        root = _runs_root(config)
         given, config["ckpt_path"] = config.get("ckpt_path"), None
         if self.subcommand == "fit":
             # What an experiment that is evaluated as it is says in its YAML.
@@ -312,10 +375,12 @@ class RetrievalCLI(LightningCLI):
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
-        if subcommand == "export":
+        if subcommand in ("export", "chat"):
             plain = plain_config(self._parser(subcommand), self.config[subcommand])
             del kwargs["datamodule"]
-            return kwargs | {"origin": Export(self.checkpoint, self.experiment, plain)}
+            if subcommand == "export":
+                return kwargs | {"origin": Export(self.checkpoint, self.experiment, plain)}
+            return kwargs | {"talk": Chat(self.checkpoint, self.experiment, plain, self.runs)}
         checkpoint = str(self.checkpoint) if self.checkpoint else None
         return kwargs | {"ckpt_path": checkpoint, "weights_only": True}
 
@@ -408,14 +473,19 @@ def _loggers(config: Any) -> list[Any]:
     return [entry for entry in loggers if "init_args" in entry] if isinstance(loggers, list) else []
 
 
+def _runs_root(config: Any) -> Path:
+    """The folder of all runs."""
+    folders = (e.init_args.save_dir for e in _loggers(config) if "save_dir" in e.init_args)
+    return Path(next(folders, RUNS))
+
+
 def _on_one_cpu(precision: str | int) -> dict[str, Any]:
     """Trainer arguments for writing files, whatever devices the training needed.
 
     Weights stay in the precision that they were trained in; none is computed with.
     """
     kept = precision if str(precision).endswith("-true") else "32-true"
-    one = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}
-    return one | {"precision": kept, "plugins": None}
+    return ONE_DEVICE | {"accelerator": "cpu", "precision": kept, "plugins": None}
 
 
 def _set(section: Any, values: Mapping[str, Any]) -> None:
@@ -431,5 +501,6 @@ def _learns(class_path: str) -> bool:
 def _sections() -> dict[str, list[str]]:
     """Valid keys of what is no class: the top level and the trainer."""
     top = ["seed_everything", "trainer", "model", "data", "ckpt_path", "resume", *NAMED_CALLBACKS]
-    top += ["output", "merged", "overwrite"]
+    for own in (Trainer.export, Trainer.chat):
+        top += [name for name in inspect.signature(own).parameters if name not in ARGUMENTS]
     return {"": top, "trainer": list(inspect.signature(L.Trainer).parameters)}

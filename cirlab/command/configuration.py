@@ -11,7 +11,7 @@ from cirlab.errors import UserError
 BASE = "_base.yaml"
 #: Files in a folder of this name change parts of the experiment that they are given after.
 OVERLAYS = "overlays"
-SUBCOMMANDS = ("fit", "validate", "test", "predict", "export")
+SUBCOMMANDS = ("fit", "validate", "test", "predict", "export", "chat")
 #: The experiments of this repository, for configurations that lie elsewhere.
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 

@@ -179,6 +179,22 @@ class BlipAnswerer:
         return [" ".join(text.split()) for text in said]
 
 
+def load_answerer(name: str, key: str, **options: Any) -> MLLMAnswerer | BlipAnswerer:
+    """BLIP or BLIP-2 where the weights are theirs, a multimodal LLM otherwise.
+
+    Args:
+        name: hub name, local folder or `zoo:name`.
+        key: the option that names it.
+        options: of both, such as `device`.
+
+    Raises:
+        UserError: the weights cannot be read.
+    """
+    with weights_or_sentence(name, key=key):
+        kind = AutoConfig.from_pretrained(resolve_folder(name)).model_type
+    return (BlipAnswerer if kind in _WRITERS else MLLMAnswerer)(name, **options)
+
+
 @dataclass(frozen=True)
 class WorldAnswerer:
     """The built-in world knows what its pictures show (`cirlab.world.oracle`)."""
