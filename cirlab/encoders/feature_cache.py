@@ -10,9 +10,12 @@ are known by their paths from then on.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import os
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +28,9 @@ from cirlab.reading.atomic import whole_file
 from cirlab.records import Image
 
 log = logging.getLogger(__name__)
+
+#: Seconds after the last write to an unfinished file, from which on nobody will finish it.
+ABANDONED = 24 * 3600
 
 
 class FeatureCache:
@@ -113,7 +119,7 @@ def cached_views(
 
     Raises:
         UserError: on every process, if a file is missing, or on one `compute` refuses an image or
-            yields what is not finite.
+            yields what is not finite, or has no room on its disk.
     """
     stores = [folder / f"features_{_digest([identity])}" for identity in identities]
     names = distributed.together(lambda: image_names(images))
@@ -173,8 +179,8 @@ def _lacking(
 def _stored(store: Path) -> dict[str, tuple[Path, int]]:
     """Where the features of every image lie: file and row, by the image's name."""
     known: dict[str, tuple[Path, int]] = {}
-    for listing in sorted(store.glob("*.txt")):
-        names = listing.read_text(encoding="utf-8").split("\n")
+    for listing in sorted(store.glob("*.json")):
+        names = json.loads(listing.read_text(encoding="utf-8"))
         part = listing.with_suffix(".npy")
         known |= {name: (part, row) for row, name in enumerate(names)}
     return known
@@ -197,6 +203,8 @@ def _write(
     views = lacking.any(dim=1).nonzero().flatten().tolist()
     chosen = {view: [names[row] for row in lacking[view].nonzero().flatten()] for view in views}
     paths = {view: stores[view] / f"{_digest(chosen[view])}.npy" for view in views}
+    for view in views:
+        _clear(stores[view])
     with ExitStack() as unfinished:
         files = {view: unfinished.enter_context(whole_file(paths[view])) for view in views}
         matrices: dict[int, np.memmap] = {}
@@ -217,8 +225,8 @@ def _write(
         for matrix in matrices.values():
             matrix.flush()
     for view in views:
-        with whole_file(paths[view].with_suffix(".txt")) as listing:
-            listing.write_text("\n".join(chosen[view]), encoding="utf-8")
+        with whole_file(paths[view].with_suffix(".json")) as listing:
+            listing.write_text(json.dumps(chosen[view]), encoding="utf-8")
 
 
 def _check_finite(rows: np.ndarray, names: Sequence[str]) -> None:
@@ -232,7 +240,33 @@ def _check_finite(rows: np.ndarray, names: Sequence[str]) -> None:
 
 
 def _matrix(path: Path, shape: tuple[int, int]) -> np.memmap:
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    """A file of zeros whose place on the disk is taken.
+
+    A full disk is found here, and not by a write into the mapped file, which would end the process.
+
+    Raises:
+        UserError: the disk has no room.
+    """
+    matrix = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    try:
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        raise UserError(
+            f"{shape[0]} vectors of {shape[1]} values take {matrix.nbytes / (1 << 20):.3g} MiB, "
+            f"for which {path.parent} has no room ({error.strerror}); make room, or choose another "
+            "folder"
+        ) from error
+    return matrix
+
+
+def _clear(store: Path) -> None:
+    """Delete what a kill left unfinished a day ago or earlier; nobody writes for so long."""
+    for unfinished in store.glob("*.unfinished"):
+        # Another run may be clearing, too.
+        with suppress(FileNotFoundError):
+            if time.time() - unfinished.stat().st_mtime > ABANDONED:
+                unfinished.unlink()
 
 
 def _digest(lines: Sequence[str]) -> str:

@@ -11,13 +11,15 @@ from pathlib import Path
 from cirlab.errors import UserError
 from cirlab.records import FileImage, Image
 
-#: What tells the images of a run apart: a file's path and what is shown of it, or an id.
-Place = tuple[str, str] | str
+#: Tells the images of a run apart: a file's path and what is shown of it, or an id and version.
+Place = tuple[str, str]
 
 
 def place(image: Image) -> Place:
     """Where an image is from, which within a run tells it apart; its id need not."""
-    return (str(image.path), image.part) if isinstance(image, FileImage) else image.id
+    if isinstance(image, FileImage):
+        return str(image.path), image.part
+    return image.id, image.version
 
 
 def image_names(images: Iterable[Image]) -> list[str]:

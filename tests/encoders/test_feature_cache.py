@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import multiprocessing
+import os
 import pickle
 import time
 from collections.abc import Iterable, Sequence
@@ -244,3 +246,59 @@ def test_two_runs_that_compute_at_once_agree(tmp_path: Path) -> None:
     assert cache(images(1, 2, 3))[:, 0].tolist() == [1, 2, 3]
     assert cached_features(tmp_path, "vit", images(2, 3), backbone) is not None
     assert len(backbone.asked) == 3
+
+
+def test_a_name_of_several_lines_is_one_image(tmp_path: Path) -> None:
+    folder = tmp_path / "two\nlines"
+    folder.mkdir()
+    photos = [FileImage(id=str(n), path=folder / f"{n}\n{n}.jpg") for n in (1, 2, 3)]
+    for photo in photos:
+        photo.path.write_bytes(b"photograph")
+    cached_features(tmp_path / "cache", "vit", photos, Backbone())
+    backbone = Backbone()
+    cache = cached_features(tmp_path / "cache", "vit", photos, backbone)
+    assert backbone.asked == []
+    assert cache(photos)[:, 0].tolist() == [1, 2, 3]
+
+
+def test_images_that_share_an_id_have_features_of_their_own(tmp_path: Path) -> None:
+    both = [EncodedImage(id="7", data=b"small"), EncodedImage(id="7", data=b"large")]
+
+    def by_size(some: Sequence[Image]) -> Iterable[torch.Tensor]:
+        for image in some:
+            assert isinstance(image, EncodedImage)
+            yield torch.full((1, 3), float(len(image.data) + (image.data == b"large")))
+
+    cache = cached_features(tmp_path, "vit", both, by_size)
+    assert cache(both)[:, 0].tolist() == [5, 6]
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*place: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(UserError, match=r"2 vectors of 3 values take .* no room .No space left"):
+        cached_features(tmp_path, "vit", images(1, 2), Backbone())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_the_disk_is_taken_before_it_is_written_to(tmp_path: Path) -> None:
+    def compute(some: Sequence[Image]) -> Iterable[torch.Tensor]:
+        yield torch.ones(1, 5000)
+        (unfinished,) = tmp_path.rglob("*.unfinished")
+        assert unfinished.stat().st_blocks * 512 >= 2 * 5000 * 4
+        yield torch.ones(1, 5000)
+
+    cached_features(tmp_path, "vit", images(1, 2), compute)
+
+
+def test_what_was_abandoned_is_cleared_away(tmp_path: Path) -> None:
+    cached_features(tmp_path, "vit", images(1), Backbone())
+    (part,) = tmp_path.rglob("*.npy")
+    old, new = part.with_name("old.unfinished"), part.with_name("new.unfinished")
+    for left in (old, new):
+        left.touch()
+    os.utime(old, (0, 0))
+    cached_features(tmp_path, "vit", images(2), Backbone())
+    assert not old.exists() and new.exists()
