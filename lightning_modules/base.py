@@ -19,7 +19,7 @@ from cirlab.encoders.cut_texts import CutTexts
 from cirlab.encoders.mllm import EmbeddingMLLM
 from cirlab.encoders.prompt_length import check_prompts
 from cirlab.records import Image, Item, Query
-from cirlab.retrieval.views import Views, view_name
+from cirlab.retrieval.views import Approximation, Views, view_name
 from lightning_modules.learner import Inputs, Learner, Schedule
 
 
@@ -91,12 +91,12 @@ class RetrievalModule(Learner):
         """
         return [None] * len(queries)
 
-    def approximation(self) -> str:
-        """What stands in for looking at images with a prompt, a part of the protocol; "": nothing.
+    def approximation(self) -> Approximation | None:
+        """What stands in for looking at images with a prompt, a part of the protocol; or nothing.
 
-        What is told from a sample of images ranks otherwise with another sample.
+        Asked on rank 0 alone, as `prompts_for` is.
         """
-        return ""
+        return None
 
     def encode_views(
         self, inputs: Inputs, prompts: Sequence[str | None], needed: torch.Tensor

@@ -54,7 +54,7 @@ from cirlab.losses import ContrastiveLoss, text_ids
 from cirlab.prompts import OwnPrompt, PromptChooser
 from cirlab.records import Image, PromptedPair, Query
 from cirlab.retrieval.linear import linear_map
-from cirlab.retrieval.views import Views, plan_views
+from cirlab.retrieval.views import Approximation, Views, plan_views
 from lightning_modules.kept_views import KeptViews, PlacesOnly, batches
 from lightning_modules.learner import Inputs, Schedule
 from lightning_modules.multimodal import MultimodalRetrieval
@@ -211,8 +211,10 @@ class Promptable(MultimodalRetrieval):
             return [None] * len(queries)
         return self.prompts(queries)
 
-    def approximation(self) -> str:
-        return str(self.linear) if self.looking == "linear" else ""
+    def approximation(self) -> Approximation | None:
+        if self.looking != "linear":
+            return None
+        return Approximation(str(self.linear), self.prompts)
 
     def image_collator(self) -> Callable[[Sequence[Image]], Inputs]:
         return PlacesOnly() if self._keeps_vectors else self._image_reader()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -24,6 +24,19 @@ PromptsFor = Callable[[Sequence[Query]], Sequence[str | None]]
 
 
 @dataclass(frozen=True)
+class Approximation:
+    """What stands in for looking at images with a prompt.
+
+    Attributes:
+        name: the method, and the sample that it is told from: another sample ranks otherwise.
+        prompts_for: the prompts that it stands in for, which need not be looked at.
+    """
+
+    name: str
+    prompts_for: PromptsFor
+
+
+@dataclass(frozen=True)
 class Views:
     """The prompts that one gallery of N items is looked at for, V in all.
 
@@ -33,13 +46,14 @@ class Views:
         needed: whether a query of the view can have the item ranked: it is a candidate, in the
             subset, or the query ranks the whole gallery. Shape (V, N), bool.
         view: by benchmark, each query's place in `prompts`. Shape (Q,), int64.
-        approximation: what stands in for looking at images with a prompt; empty: nothing.
+        approximated: by benchmark, what stands in for looking at images with which prompts; none
+            where nothing does.
     """
 
     prompts: tuple[str | None, ...]
     needed: Tensor
     view: Mapping[str, Tensor]
-    approximation: str = ""
+    approximated: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def prompted(self) -> bool:
@@ -48,13 +62,8 @@ class Views:
 
     def protocol(self, benchmark: str) -> str:
         """How the images of a benchmark are looked at, to be told from other ways."""
-        chosen = [self.prompts[view] for view in self.view[benchmark].tolist()]
-        count = len(set(chosen) - {None})
-        if not count:
-            return self.approximation or NO_VIEWS
-        plain = " and none" if None in chosen else ""
-        digest = hashlib.sha256(repr(chosen).encode()).hexdigest()[:16]
-        return f"{count} prompt{'s' if count > 1 else ''}{plain}, {digest}"
+        told = _told([self.prompts[view] for view in self.view[benchmark].tolist()])
+        return told or self.approximated.get(benchmark, NO_VIEWS)
 
 
 def view_name(place: int) -> str:
@@ -63,7 +72,9 @@ def view_name(place: int) -> str:
 
 
 def plan_views(
-    benchmarks: Sequence[Benchmark], prompts_for: PromptsFor, approximation: str = ""
+    benchmarks: Sequence[Benchmark],
+    prompts_for: PromptsFor,
+    approximation: Approximation | None = None,
 ) -> dict[str, Views]:
     """What every gallery is looked at for.
 
@@ -71,7 +82,7 @@ def plan_views(
         benchmarks: set up; those with the same gallery id share its views.
         prompts_for: a prompt or None for each of some queries. It isn't asked where the gallery
             holds captions, which are read and not looked at.
-        approximation: of the method, see `Views`.
+        approximation: of the method; its prompts are asked for as well.
 
     Returns:
         By gallery id.
@@ -87,7 +98,11 @@ def plan_views(
     }
 
 
-def _views(benchmarks: Sequence[Benchmark], prompts_for: PromptsFor, approximation: str) -> Views:
+def _views(
+    benchmarks: Sequence[Benchmark],
+    prompts_for: PromptsFor,
+    approximation: Approximation | None,
+) -> Views:
     chosen = {benchmark.name: _prompts(benchmark, prompts_for) for benchmark in benchmarks}
     found = dict.fromkeys(prompt for prompts in chosen.values() for prompt in prompts)
     # Sorting is stable: all but None stay in their order.
@@ -99,8 +114,27 @@ def _views(benchmarks: Sequence[Benchmark], prompts_for: PromptsFor, approximati
     needed = torch.zeros(len(prompts), len(gallery), dtype=torch.bool)
     for benchmark in benchmarks:
         _mark(needed, view[benchmark.name], benchmark.queries, position)
-    of_images = not isinstance(gallery[0], Caption)
-    return Views(prompts, needed, view, approximation if of_images else "")
+    return Views(prompts, needed, view, _approximated(benchmarks, approximation))
+
+
+def _approximated(
+    benchmarks: Sequence[Benchmark], approximation: Approximation | None
+) -> dict[str, str]:
+    """By benchmark, where there are prompts that are stood in for."""
+    if approximation is None:
+        return {}
+    told = {b.name: _told(_prompts(b, approximation.prompts_for)) for b in benchmarks}
+    return {name: f"{approximation.name}, {asked}" for name, asked in told.items() if asked}
+
+
+def _told(chosen: Sequence[str | None]) -> str:
+    """How many prompts the queries have, and a checksum of which has which; "": they have none."""
+    count = len(set(chosen) - {None})
+    if not count:
+        return ""
+    plain = " and none" if None in chosen else ""
+    digest = hashlib.sha256(repr(list(chosen)).encode()).hexdigest()[:16]
+    return f"{count} prompt{'s' if count > 1 else ''}{plain}, {digest}"
 
 
 def _prompts(benchmark: Benchmark, prompts_for: PromptsFor) -> list[str | None]:

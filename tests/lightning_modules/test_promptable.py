@@ -135,7 +135,10 @@ def test_each_question_has_a_map_of_its_own_that_the_seed_decides(folder: Path) 
     found = module._maps["world_facet"]
     assert set(found.chosen) == set(found.maps) and len(found.maps) == 10
     assert all(w.shape == (module.llm.dim, module.llm.dim) for w in found.maps.values())
-    assert results["protocol"]["views"] == "least_squares from 8 benchmark images of seed 0"
+    told = results["protocol"]["views"]
+    assert told.startswith("least_squares from 8 benchmark images of seed 0, 10 prompts, ")
+    other = method(folder, looking="linear", linear=LinearSample(count=8), prompts=FixedPrompt("?"))
+    assert evaluate(other)["protocol"]["views"] != told
     assert evaluate(method(folder, looking="general"))["protocol"]["views"] == "none"
     again = evaluate(method(folder, looking="linear", linear=LinearSample(count=8)))
     assert again == results
