@@ -146,10 +146,56 @@ def test_each_question_has_a_map_of_its_own_that_the_seed_decides(folder: Path) 
         evaluate(method(folder, looking="linear", linear=LinearSample(count=5000)))
 
 
-def test_a_map_from_training_images_needs_none_of_the_benchmark(folder: Path) -> None:
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """The ids of the images that each map is told from, in the order of the maps."""
+    ids: list[tuple[str, ...]] = []
+    draw = LinearSample.draw
+
+    def noted(self: LinearSample, images: Any) -> Any:
+        found = draw(self, images)
+        ids.append(tuple(image.id for image in found))
+        return found
+
+    monkeypatch.setattr(LinearSample, "draw", noted)
+    return ids
+
+
+def test_a_map_leads_from_general_to_prompted_vectors_of_ranked_images(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = drawn(monkeypatch)
+    module = method(folder, looking="linear", linear=LinearSample(count=8))
+    evaluate(module)
+    benchmark = WorldFacet(families=8, queries_per_facet=2, negatives=5)
+    benchmark.setup()
+    found = module._maps["world_facet"].maps
+    ranked: dict[str, set[str]] = {question: set() for question in found}
+    for query in benchmark.queries:
+        ranked[str(query.prompt)] |= set(query.candidates or ())
+    # Maps may be drawn before as well, to refuse what cannot be.
+    samples = dict(zip(found, ids[-len(found) :], strict=True))
+    templates, gallery = PromptableTemplates(), {image.id: image for image in benchmark.gallery}
+    for question, sample in samples.items():
+        assert set(sample) <= ranked[question]
+        loaded = [gallery[name].load() for name in sample]
+        with torch.no_grad():
+            read = module.llm.processor
+            general = module.llm(read([Prompt(templates.image, image=i) for i in loaded]))
+            asked = module.llm(read([Prompt(templates.prompted, question, i) for i in loaded]))
+        torch.testing.assert_close(general @ found[question].T.float(), asked, atol=1e-3, rtol=0)
+        assert (general - asked).norm(dim=1).min() > 0.01
+    assert len(set(ids)) > 1
+
+
+def test_a_map_from_training_images_needs_none_of_the_benchmark(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = drawn(monkeypatch)
     sample = LinearSample(count=6, source="training")
     results = evaluate(method(folder, looking="linear", linear=sample))
-    assert results["metrics"].keys() >= {"recall_at_1", "macro_recall_at_5"}
+    training = {image.id for image in images(8)}
+    assert ids and all(set(chosen) <= training for chosen in ids)
+    assert results["protocol"]["views"].startswith("least_squares from 6 training images of seed 0")
 
 
 def test_a_query_is_moved_by_the_map_of_its_own_question() -> None:
@@ -368,3 +414,28 @@ def test_coco_facet_is_looked_at_with_the_questions_of_its_facets(
     assert len(found["prefix"]["breakdown"]["facet"]) == len(PLACES) == len(views.prompts)
     # Of each facet's images, those that its queries rank and no others.
     assert views.needed.sum(dim=1).tolist() == [len({n for row in numbers for n in row})] * 8
+
+
+def test_vectors_of_another_precision_are_others(folder: Path, tmp_path: Path) -> None:
+    evaluate(method(folder, looking="general", store=str(tmp_path)))
+    module = method(folder, looking="general", store=str(tmp_path))
+    with pictures_read(module) as read:
+        evaluate(module, precision="bf16-mixed")
+    assert read
+
+
+def test_galleries_that_share_ids_have_vectors_of_their_own(folder: Path, tmp_path: Path) -> None:
+    def results(store: str | None) -> dict[str, Any]:
+        retrieval = RetrievalEvaluation()
+        trainer = L.Trainer(
+            accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[retrieval]
+        )
+        sizes = [
+            WorldFacet(8, queries_per_facet=2, negatives=5, name=f"of_{size}", image_size=size)
+            for size in (64, 16)
+        ]
+        module = method(folder, looking="general", store=store)
+        trainer.validate(module, data(benchmarks=sizes), verbose=False)
+        return retrieval.results
+
+    assert results(None) == results(str(tmp_path)) == results(str(tmp_path))
