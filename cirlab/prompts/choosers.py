@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from cirlab.errors import UserError
+from cirlab.prompts.questions import check_question
 from cirlab.prompts.registry import read_registry
 from cirlab.records import Query
 
@@ -41,7 +42,7 @@ class FixedPrompt(PromptChooser):
         prompt: e.g. "What is the weather like in this image?".
 
     Raises:
-        UserError: it is empty.
+        UserError: it is empty, or a template.
     """
 
     def __init__(self, prompt: str) -> None:
@@ -49,6 +50,7 @@ class FixedPrompt(PromptChooser):
             raise UserError(
                 "the prompt for all queries is empty; give it words, or choose NoPrompt"
             )
+        check_question(prompt, "FixedPrompt")
         self.prompt = prompt.strip()
 
     def __call__(self, queries: Sequence[Query]) -> list[str | None]:
@@ -91,4 +93,7 @@ class OwnPrompt(PromptChooser):
     """
 
     def __call__(self, queries: Sequence[Query]) -> list[str | None]:
+        for query in queries:
+            if query.prompt is not None:
+                check_question(query.prompt, f"query {query.id!r}")
         return [query.prompt for query in queries]

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from cirlab.errors import UserError
 from cirlab.prompts.choosers import PromptChooser
+from cirlab.prompts.questions import check_question
 from cirlab.reading.files import read_text
 from cirlab.reading.jsonl import JsonLines, Row, shown
 from cirlab.records import Query
@@ -43,7 +44,8 @@ class ChosenPrompts(PromptChooser):
             are all read, as outputs_e of COCO-Facet.
 
     Raises:
-        UserError: there is no such file, it has another layout, or it holds two prompts of a text.
+        UserError: there is no such file, it has another layout, or it holds no prompt at all, two
+            of a text, or a template.
     """
 
     def __init__(self, path: str) -> None:
@@ -74,7 +76,8 @@ def read_choices(path: Path) -> dict[str, str | None]:
     """Prompts by text, of a file or of all .json files of a folder.
 
     Raises:
-        UserError: there is no such file, it has another layout, or it holds two prompts of a text.
+        UserError: there is no such file, it has another layout, or it holds no prompt at all, two
+            of a text, or a template.
     """
     if path.is_dir():
         files = sorted(path.glob("*.json"))
@@ -85,7 +88,13 @@ def read_choices(path: Path) -> dict[str, str | None]:
             f"there are no chosen prompts at {path}; give a .json or .jsonl file, or a folder of "
             ".json files"
         )
-    return _by_text(choice for file in files for choice in _read(file))
+    found = _by_text(choice for file in files for choice in _read(file))
+    if not found:
+        raise UserError(
+            f"{path} holds no chosen prompts; write texts and their prompts there, or choose "
+            "another way to choose prompts"
+        )
+    return found
 
 
 def read_document(path: Path) -> Row:
@@ -148,4 +157,7 @@ def _prompt(row: Row, value: object) -> str | None:
     if not isinstance(value, str) or not value.strip():
         raise row.error(f"a prompt is {shown(value)}, but must be words, or null; correct it")
     published = _PUBLISHED.fullmatch(value)
-    return value.strip() if published is None else published["question"]
+    question: str | None = value.strip() if published is None else published["question"]
+    if question is not None:
+        check_question(question, row.where)
+    return question

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from rich.progress import track
 
-from cirlab.chat.llm import Decoding, InstructionLLM
+from cirlab.chat.llm import Decoding, InstructionLLM, named_device
 from cirlab.encoders.adapters import FourBit
 from cirlab.encoders.llm import Dtype
 from cirlab.errors import UserError
@@ -67,6 +67,8 @@ class LLMChoice(PromptChooser):
         if Path(cache).suffix != ".json":
             raise UserError(f"the cache of LLMChoice is {cache!r}; name a .json file")
         self.llm, self.dtype, self.four_bit, self.device = llm, dtype, four_bit, device
+        if device is not None:
+            named_device(device, key="prompts.init_args.device")
         self.path = Path(cache)
         self.options = lettered(read_registry(registry).options)
         self.wording = wording or Wording()

@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cirlab.errors import UserError
-from cirlab.reading.files import read_text
-from cirlab.reading.jsonl import Row
+from cirlab.prompts.questions import check_question
+from cirlab.reading.jsonl import Row, shown
+from cirlab.reading.yaml_files import read_mapping
 
 #: Registries by name: COCO-Facet's questions by GPT and by people, and the built-in world's.
 NAMED: dict[str, Path] = {
@@ -64,28 +63,14 @@ def read_registry(name: str) -> Registry:
     """A registry by name (`NAMED`), or from a YAML file of the form of gpt.yaml.
 
     Raises:
-        UserError: there is no such file, or it holds no questions.
+        UserError: there is no such file, or it holds no questions, one facet twice, or a template.
     """
     path = NAMED.get(name, Path(name))
     if not path.is_file():
         raise UserError(
             f"there are no prompts {name!r}; give {', '.join(NAMED)}, or the path of a YAML file"
         )
-    try:
-        fields = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"the prompts {path} are not valid YAML ({reason}); correct them"
-        ) from error
-    keys = {"questions", "distractors"}
-    if not isinstance(fields, dict) or not {"questions"} <= set(fields) <= keys:
-        found = ", ".join(map(str, fields)) if isinstance(fields, dict) else type(fields).__name__
-        raise UserError(
-            f"the prompts {path} hold {found or 'nothing'}; give the keys questions and, if you "
-            "like, distractors"
-        )
-    row = Row(fields, str(path))
+    row = read_mapping(path, "registry", required=["questions"], optional=["distractors"])
     return Registry(name, _questions(row), _distractors(row))
 
 
@@ -93,14 +78,22 @@ def _questions(row: Row) -> dict[str, str]:
     held: Any = row["questions"]
     if not isinstance(held, dict) or not held or not all(isinstance(key, str) for key in held):
         raise row.error("questions must hold one question or more, each as facet: question")
-    questions = row.object("questions")
-    return {facet: questions.text(facet).strip() for facet in held}
+    for facet, text in held.items():
+        if not _is_text(text):
+            raise row.error(
+                f"the question of {facet!r} is {shown(text)}, but must be words; quote it or "
+                "write one"
+            )
+        check_question(text, f"{row.where}, facet {facet!r}")
+    return {facet: text.strip() for facet, text in held.items()}
 
 
 def _distractors(row: Row) -> tuple[str | None, ...]:
     held: Any = row.get("distractors", [None])
     if not isinstance(held, list) or not all(text is None or _is_text(text) for text in held):
         raise row.error("distractors must be a list of questions, and null for none in particular")
+    for text in held:
+        check_question(text or "", f"{row.where}, distractors")
     return tuple(text if text is None else text.strip() for text in held)
 
 

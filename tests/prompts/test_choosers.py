@@ -61,3 +61,12 @@ def test_a_configuration_names_them(name: str, arguments: dict[str, str]) -> Non
     given = {"class_path": f"cirlab.prompts.{name}", "init_args": arguments}
     chooser = parser.instantiate(parser.parse_object({"chooser": given})).chooser
     assert type(chooser).__name__ == name
+
+
+@pytest.mark.parametrize("mark", ["<image>", "{text}"])
+def test_a_question_is_no_template(mark: str) -> None:
+    with pytest.raises(UserError, match=f"FixedPrompt: the prompt .* holds {mark}, which belongs"):
+        FixedPrompt(f"what {mark}?")
+    asked = dataclasses.replace(QUERIES[0], prompt=f"what {mark}?")
+    with pytest.raises(UserError, match=f"query 'q0': the prompt .* holds {mark}"):
+        OwnPrompt()([asked])

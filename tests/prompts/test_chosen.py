@@ -80,6 +80,10 @@ def test_two_prompts_of_one_text_are_refused(tmp_path: Path) -> None:
     [
         ("own.json", "{", "own.json is not valid JSON"),
         ("own.json", "[1]", "own.json holds a list, but must hold an object"),
+        ("own.json", "{}", "own.json holds no chosen prompts; write"),
+        ("own.json", '{"options": {"A": "b"}, "choices": {}}', "own.json holds no chosen prompts"),
+        ("own.jsonl", "", "own.jsonl"),
+        ("own.json", '{"x": "what {text}?"}', "own.json: the prompt .* holds {text}"),
         ("own.json", '{"x": 3}', "a prompt is 3, but must be words, or null"),
         ("own.json", '{"x": " "}', 'a prompt is " ", but must be words, or null'),
         ("own.json", '{"choices": {"x": "A"}}', "the field 'options' is missing"),

@@ -120,6 +120,7 @@ def _choose(rank: int, llm: str, folder: str) -> tuple[list[str | None], bool]:
     ("arguments", "problem"),
     [
         ({"batch_size": 0}, "batch_size of LLMChoice is 0; set it to 1 or more"),
+        ({"device": "cud"}, "no device 'cud' here; set prompts.init_args.device to cpu or cuda"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0; set it to 1 or more"),
         ({"registry": "wrold"}, "there are no prompts 'wrold'"),
         ({"cache": "choices.jsonl"}, "cache of LLMChoice is 'choices.jsonl'; name a .json file"),

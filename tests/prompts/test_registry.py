@@ -64,17 +64,21 @@ def test_a_facet_without_a_question_is_refused_by_name() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("questions: [1", "are not valid YAML"),
-        ("- a", "hold list; give the keys questions"),
-        ("", "hold NoneType; give the keys questions"),
-        ("{}", "hold nothing; give the keys questions"),
-        ("prompts: {a: b}", "hold prompts; give the keys questions"),
+        ("questions: [1", "is not valid YAML"),
+        ("- a", "holds list; give the keys questions"),
+        ("", "holds NoneType; give the keys questions"),
+        ("{}", "holds nothing; give the keys questions"),
+        ("prompts: {a: b}", "holds prompts; give the keys questions"),
         ("questions: {}", "questions must hold one question or more"),
         ("questions: [what A]", "questions must hold one question or more"),
         ("questions: {1: what A}", "questions must hold one question or more"),
-        ("questions: {a: ''}", "the field 'a' is \"\", but must be a non-empty string"),
+        ("questions: {a: ''}", "the question of 'a' is \"\", but must be words"),
         ("questions: {a: what A}\ndistractors: what D?", "distractors must be a list"),
         ("questions: {a: what A}\ndistractors: ['']", "distractors must be a list"),
+        ("questions: {place: 5}", "the question of 'place' is 5, but must be words"),
+        ("questions:\n  a: what A\n  a: what B", "gives 'a' a second time in line 3; keep one"),
+        ("questions: {a: 'what {text} <image>?'}", "facet 'a': the prompt .* holds <image>"),
+        ("questions: {a: b}\ndistractors: ['{text}?']", "distractors: the prompt .* holds {text}"),
     ],
 )
 def test_a_file_that_is_no_registry_is_refused(tmp_path: Path, text: str, problem: str) -> None:
