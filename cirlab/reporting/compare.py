@@ -223,7 +223,8 @@ def _rows(
 ) -> Iterator[tuple[RenderableType, Mapping[str, float]]]:
     """Runs with how they look at images, if any of them does, and their baselines."""
     views = {
-        label: found["protocol"].get(CHOSEN_BY_METHOD, UNKNOWN) for label, found in results.items()
+        label: found.get("protocol", {}).get(CHOSEN_BY_METHOD, UNKNOWN)
+        for label, found in results.items()
     }
     told = any(looked != NO_VIEWS for looked in views.values())
     for label, result in results.items():
