@@ -12,7 +12,6 @@ from cirlab.errors import UserError
 from cirlab.reading.files import read_text
 from cirlab.reading.jsonl import Row
 
-
 #: Of the key << that takes over another mapping's.
 _MERGE = "tag:yaml.org,2002:merge"
 
