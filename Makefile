@@ -13,9 +13,10 @@ EXP :=
 ARGS :=
 # RESUME=1 continues the newest run of EXP where its last checkpoint stands.
 RESUME :=
-# The checkpoint of validate, arms and export; empty takes the best one of the newest run of EXP.
+# The checkpoint of validate, arms, chat and export; empty takes the best one of the newest run of EXP.
 CKPT :=
-# Where make export writes to, where empty takes the run's folder, or make triplets (.jsonl).
+# Where make export writes to, where empty takes the run's folder, or make triplets (.jsonl), make
+# dialogues (.json) or make rounds (.png).
 OUT :=
 # MERGED=1 adds adapters to their base in make export.
 MERGED :=
@@ -23,9 +24,15 @@ MERGED :=
 PAIRS :=
 LLM :=
 # What to submit (cirr, circo), or whose data to check; without a name, make data-check lists all.
+# What make dialogues plays: world, chatir or folder.
 BENCH :=
-# The data folder to check; empty tells where the data come from.
+# The data folder to check, where empty tells where the data come from; that of make dialogues; or
+# the images of make chat, where empty takes pictures of the built-in world.
 ROOT :=
+# An image whose rank make chat tells after each answer.
+TARGET :=
+# The image of make demo; empty takes a scene of the built-in world.
+IMAGE :=
 # What to compare, e.g. EXPS="collm collm_finetune"; empty takes every experiment that has run.
 EXPS :=
 
@@ -39,8 +46,9 @@ CHECKPOINT = $(if $(CKPT), --ckpt_path "$(CKPT)")
 OPTIONS = $(if $(ARGS), $(ARGS))
 
 .DEFAULT_GOAL := help
-.PHONY: help train validate arms export submission data-check triplets compare dashboard test lint \
-	bench zoo clean known-experiment known-submission known-captions
+.PHONY: help train validate arms export submission chat demo data-check triplets dialogues compare \
+	rounds dashboard test lint bench zoo clean known-experiment known-submission known-captions \
+	known-dialogues
 
 help: ## list the targets
 	@echo "make <target> [EXP=name] [ARGS=\"--options\"]"
@@ -62,14 +70,26 @@ export: known-experiment $(READY) ## write CKPT of EXP (default: the best of its
 submission: known-experiment known-submission $(READY) ## rank BENCH's test split with CKPT of EXP for its server
 	$(CIRLAB) validate -c experiments/$(EXP).yaml -c experiments/overlays/submission_$(BENCH).yaml$(CHECKPOINT)$(OPTIONS)
 
+chat: known-experiment $(READY) ## find an image of ROOT by talking, with CKPT of EXP; TARGET=image tells its rank
+	$(CIRLAB) chat -c experiments/$(EXP).yaml$(CHECKPOINT)$(if $(ROOT), --root "$(ROOT)")$(if $(TARGET), --target "$(TARGET)")$(OPTIONS)
+
+demo: $(READY) ## describe IMAGE, answer about it, embed it, match it with texts; ARGS=--help lists models
+	$(BIN)/python -m cirlab.demo$(if $(IMAGE), --image "$(IMAGE)")$(OPTIONS)
+
 data-check: $(READY) ## tell what of BENCH's data lies in ROOT; ARGS=--help lists options
 	$(BIN)/python -m cirlab.data_check$(if $(BENCH), $(BENCH))$(if $(ROOT), --root "$(ROOT)")$(OPTIONS)
 
 triplets: known-captions $(READY) ## have LLM invent a change to each caption of PAIRS, into OUT; runs go on where they were
 	$(BIN)/python -m cirlab.triplets --pairs "$(PAIRS)" --model "$(LLM)" --output "$(OUT)"$(OPTIONS)
 
+dialogues: known-dialogues $(READY) ## play dialogues over BENCH into OUT, by who asks and answers in ARGS; runs go on where they were
+	$(BIN)/python -m cirlab.dialogue --benchmark "$(BENCH)"$(if $(ROOT), --root "$(ROOT)") --output "$(OUT)"$(OPTIONS)
+
 compare: $(READY) ## print the results of EXPS="a b" side by side (default: all); ARGS="--by facet"
 	$(BIN)/python -m cirlab.reporting.compare$(if $(EXPS), $(EXPS))$(OPTIONS)
+
+rounds: $(READY) ## plot dialogues of EXPS="a b" by round, into OUT (default: rounds.png)
+	$(BIN)/python -m cirlab.reporting.rounds$(if $(EXPS), $(EXPS))$(if $(OUT), -o "$(OUT)")$(OPTIONS)
 
 dashboard: $(READY) ## open the MLflow page of all runs (Ctrl-C ends it)
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db$(OPTIONS)
@@ -109,6 +129,9 @@ known-submission:
 
 known-captions:
 	$(if $(and $(PAIRS),$(LLM),$(OUT)),,@echo "triplets need PAIRS=<pairs.jsonl> LLM=<model> OUT=<triplets.jsonl>" >&2; exit 2)
+
+known-dialogues:
+	$(if $(and $(BENCH),$(OUT)),,@echo "dialogues need BENCH=<world, chatir or folder> OUT=<dialogues.json>" >&2; exit 2)
 
 REFUSE_OLD_PYTHON := 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	"Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; set PYTHON=<path>")'

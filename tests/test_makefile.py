@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 
-NAMES = "EXP ARGS RESUME CKPT OUT MERGED PAIRS LLM BENCH ROOT EXPS".split()
+NAMES = "EXP ARGS RESUME CKPT OUT MERGED PAIRS LLM BENCH ROOT TARGET IMAGE EXPS".split()
 
 
 def make(*args: str, **shell: str) -> subprocess.CompletedProcess[str]:
@@ -31,13 +31,13 @@ def test_help_is_the_default_and_lists_every_target() -> None:
     shown = make()
     assert shown.returncode == 0
     assert shown.stdout == make("help").stdout
-    targets = "train validate arms export submission data-check triplets compare dashboard test"
-    targets += " lint bench zoo clean"
+    targets = "train validate arms export submission chat demo data-check triplets dialogues"
+    targets += " compare rounds dashboard test lint bench zoo clean"
     for target in targets.split():
         assert re.search(rf"^  {target} +\S", shown.stdout, re.MULTILINE), target
 
 
-@pytest.mark.parametrize("target", ["train", "validate", "arms", "export", "submission"])
+@pytest.mark.parametrize("target", ["train", "validate", "arms", "export", "submission", "chat"])
 @pytest.mark.parametrize("name", ["", "no_such_experiment"])
 def test_a_wrong_experiment_lists_those_that_exist(target: str, name: str) -> None:
     shown = make(target, f"EXP={name}")
@@ -81,6 +81,31 @@ def test_what_export_calls() -> None:
     assert call + ' --ckpt_path "a.ckpt" --output "a b" --merged true --overwrite true' in called
 
 
+def test_what_chat_and_demo_call() -> None:
+    call = "-m cirlab chat -c experiments/collm.yaml"
+    assert f"{call}\n" in make("chat", "--dry-run", "EXP=collm").stdout
+    options = ["EXP=collm", "CKPT=untrained", "ROOT=a b", "TARGET=c d.jpg", "ARGS=--top 5"]
+    called = make("chat", "--dry-run", *options).stdout
+    assert f'{call} --ckpt_path "untrained" --root "a b" --target "c d.jpg" --top 5\n' in called
+    assert "-m cirlab.demo\n" in make("demo", "--dry-run").stdout
+    called = make("demo", "--dry-run", "IMAGE=a b.jpg", "ARGS=--text x").stdout
+    assert '-m cirlab.demo --image "a b.jpg" --text x\n' in called
+
+
+def test_what_rounds_and_dialogues_call_and_need() -> None:
+    assert "-m cirlab.reporting.rounds\n" in make("rounds", "--dry-run").stdout
+    called = make("rounds", "--dry-run", "EXPS=a b", "OUT=c d.png", "ARGS=--all").stdout
+    assert '-m cirlab.reporting.rounds a b -o "c d.png" --all\n' in called
+    given = ["BENCH=folder", "OUT=a b.json"]
+    called = make("dialogues", "--dry-run", *given, "ROOT=/c d", "ARGS=--limit 2").stdout
+    wanted = '-m cirlab.dialogue --benchmark "folder" --root "/c d" --output "a b.json" --limit 2'
+    assert f"{wanted}\n" in called
+    assert "--root" not in make("dialogues", "--dry-run", *given).stdout
+    for number in range(2):
+        shown = make("dialogues", *given[:number], *given[number + 1 :])
+        assert shown.returncode == 2 and "dialogues need BENCH=" in shown.stderr
+
+
 @pytest.mark.parametrize("name", ["", "coco_facet"])
 def test_a_benchmark_without_server_lists_those_with_one(name: str) -> None:
     shown = make("submission", "EXP=collm", f"BENCH={name}")
@@ -117,7 +142,11 @@ CALLS = {
     "arms": ["EXP=collm"],
     "export": ["EXP=collm"],
     "submission": ["EXP=collm", "BENCH=cirr"],
+    "chat": ["EXP=collm"],
+    "demo": [],
     "data-check": [],
+    "dialogues": ["BENCH=world", "OUT=a.json"],
+    "rounds": [],
     "triplets": ["PAIRS=a", "LLM=b", "OUT=c"],
     "compare": [],
     "dashboard": [],
