@@ -12,6 +12,7 @@ draws the images from the benchmark's own candidates, another sample in every ru
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -56,11 +57,14 @@ def check_linear_map(method: LinearMethod, ridge: float) -> None:
     """Refuse what `linear_map` cannot do, before anything is encoded.
 
     Raises:
-        UserError: there is no such method, or ridge regression has no weight above 0.
+        UserError: there is no such method, the weight is no number, or ridge regression has none
+            above 0.
     """
     methods = get_args(LinearMethod)
     if method not in methods:
         raise UserError(f"the linear map's method is {method!r}; choose {' or '.join(methods)}")
+    if math.isnan(ridge):
+        raise UserError(f"the linear map's ridge is {ridge}; set it to a number above 0")
     if method == "ridge" and not 0 < ridge < torch.inf:
         raise UserError(
             f"the linear map's ridge is {ridge}; set it above 0, or the method to least_squares"
@@ -79,9 +83,11 @@ def linear_map(
 
     - least_squares: W = V pinv(U), of all W with the least mean squared error the smallest one.
       With fewer images than dimensions it takes each u to its v, and what is at right angles to
-      all u to nothing. Singular values that rounding alone can account for count as zero: of an
-      image that is drawn twice, they would be inverted.
-    - ridge: the least mean squared error plus `ridge` |W|^2; near 0 it is least squares.
+      all u to nothing. Singular values that rounding to float32 alone can account for count as
+      zero: of an image that is drawn twice, they would be inverted.
+    - ridge: the least mean squared error plus `ridge` |W|^2; near 0 it is least squares. It is the
+      method for vectors of fewer bits: those computed in bfloat16 hold larger errors of rounding,
+      also where they are handed on as float32, and least squares inverts them.
     - procrustes: the orthogonal W with the least mean squared error (Schoenemann, 1966); where the
       images leave it open, as near to the identity as it can be.
 
@@ -108,15 +114,14 @@ def linear_map(
             "the encoder gave NaN or infinity for an image that the linear map is learned from: "
             "it has diverged; lower the learning rate, or use bf16 or float32 in place of float16"
         )
-    tolerance = _rounding(general)
     u, v = general.detach().double(), prompted.detach().double()
     if method == "procrustes":
-        return _procrustes(v.T @ u, tolerance)
+        return _procrustes(u, v)
     left, scales, right = torch.linalg.svd(u, full_matrices=False)
     if method == "ridge":
         inverse = scales / (scales.square() + ridge * len(u))
     else:
-        counts = scales > tolerance * scales[0]
+        counts = scales > _rounding(general) * scales[0]
         inverse = torch.where(counts, scales.reciprocal(), 0.0)
     return (v.T @ left) @ (inverse[:, None] * right)
 
@@ -143,14 +148,17 @@ def _rounding(vectors: Tensor) -> float:
     return max(vectors.shape) * torch.finfo(dtype).eps
 
 
-def _procrustes(cross: Tensor, tolerance: float) -> Tensor:
-    """The orthogonal matrix with the largest trace of its product with `cross`^T (E, D).
+def _procrustes(u: Tensor, v: Tensor) -> Tensor:
+    """The orthogonal matrix that takes u (K, D) to v (K, E) with the least squared error.
 
     What the images say nothing about, because there are fewer than dimensions, is turned as little
     as possible: without that, the linear algebra library would choose.
     """
+    cross = v.T @ u
     left, scales, right = torch.linalg.svd(cross, full_matrices=True)
-    known = int((scales > tolerance * scales[0]).sum())
+    # These are about the squares of those of u: only the rounding of this product is nothing.
+    rounding = max(*u.shape, *v.shape) * torch.finfo(cross.dtype).eps
+    known = int((scales > rounding * scales[0]).sum())
     rest_left, rest_right = left[:, known:], right[known:]
     identity = torch.eye(*cross.shape, dtype=cross.dtype, device=cross.device)
     turn, _, back = torch.linalg.svd(rest_left.T @ identity @ rest_right.T, full_matrices=False)

@@ -22,8 +22,8 @@ def unit(rows: int, seed: int, dim: int = DIM) -> torch.Tensor:
     return normalize(torch.randn(rows, dim, generator=numbers, dtype=torch.float64), dim=-1)
 
 
-def rotation(seed: int = 0) -> torch.Tensor:
-    return torch.linalg.qr(unit(DIM, seed))[0]
+def rotation(seed: int = 0, dim: int = DIM) -> torch.Tensor:
+    return torch.linalg.qr(unit(dim, seed, dim))[0]
 
 
 def error(w: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> float:
@@ -101,6 +101,21 @@ def test_procrustes_is_orthogonal_and_no_other_turn_is_nearer(count: int) -> Non
         assert error(torch.linalg.matrix_exp(small - small.T) @ w, u, v) > least
 
 
+@pytest.mark.parametrize(
+    ("dtype", "off"), [(torch.float64, 1e-9), (torch.float32, 1e-4)], ids=["float64", "float32"]
+)
+def test_procrustes_recovers_a_turn_of_vectors_that_are_much_alike(
+    dtype: torch.dtype, off: float
+) -> None:
+    # As encoders' are: a mean in common, and less and less in each further direction.
+    decay = torch.logspace(0, -1.5, 64, dtype=torch.float64)
+    u = normalize(6 * unit(1, seed=1, dim=64) + 5 * unit(500, seed=2, dim=64) * decay, dim=-1)
+    assert 0.9 < (u @ u.T).mean() < 0.99
+    turn = rotation(seed=3, dim=64)
+    w = linear_map(u.to(dtype), (u @ turn.T).to(dtype), "procrustes")
+    torch.testing.assert_close(w, turn, atol=off, rtol=0)
+
+
 def test_procrustes_leaves_alone_what_the_images_say_nothing_about() -> None:
     u = unit(5, seed=1)
     torch.testing.assert_close(linear_map(u, u, "procrustes"), torch.eye(DIM).double())
@@ -150,6 +165,7 @@ def test_an_encoder_that_has_diverged_is_refused(value: float) -> None:
         ("lasso", 1.0, "method is 'lasso'; choose least_squares or ridge or procrustes"),
         ("ridge", 0.0, r"ridge is 0\.0; set it above 0"),
         ("ridge", -1.0, r"ridge is -1\.0; set it above 0"),
+        ("least_squares", torch.nan, "ridge is nan; set it to a number above 0"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(method: str, ridge: float, problem: str) -> None:
