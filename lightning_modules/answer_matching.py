@@ -20,6 +20,7 @@ from cirlab.encoders.image_views import row_groups
 from cirlab.encoders.mllm import MLLMSettings
 from cirlab.encoders.mllm_processor import IMAGE_MARK, TEXT_MARK, check_marks
 from cirlab.encoders.prefix import ImagePrefixCollator, PromptedImages, suffix_ids
+from cirlab.encoders.prompt_length import check_questions
 from cirlab.encoders.text_matcher import QueryReader, TextMatcher, TextMatcherSettings
 from cirlab.errors import UserError
 from cirlab.prompts import OwnPrompt, PromptChooser
@@ -63,6 +64,10 @@ class AnswerThenMatch(MultimodalRetrieval):
             raise UserError(
                 "AnswerThenMatch trains nothing and lets llm answer as it is; set llm.frozen to "
                 "true, and llm.lora and llm.projection to null"
+            )
+        if llm.tune_connector:
+            raise UserError(
+                "llm.tune_connector is true, but AnswerThenMatch trains nothing; set it to false"
             )
         check_marks({"ask": ask}, {"ask": (IMAGE_MARK, TEXT_MARK)})
         if not describe.strip():
@@ -117,6 +122,20 @@ class AnswerThenMatch(MultimodalRetrieval):
         )
 
     # ---- evaluation ---------------------------------------------------------------------
+
+    def on_validation_start(self) -> None:
+        super().on_validation_start()
+        self._check_questions()
+
+    def on_test_start(self) -> None:
+        super().on_test_start()
+        self._check_questions()
+
+    def _check_questions(self) -> None:
+        chooser = f"model.init_args.prompts ({type(self.prompts).__name__}) or describe"
+        planned = [prompt for views in self.views.values() for prompt in views.prompts]
+        questions = [self.describe if prompt is None else prompt for prompt in planned]
+        check_questions(self._llm.processor, self.ask, list(dict.fromkeys(questions)), chooser)
 
     def prompts_for(self, queries: Sequence[Query]) -> Sequence[str | None]:
         return self.prompts(queries)

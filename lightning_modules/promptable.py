@@ -16,7 +16,8 @@ Trained contrastively on images with and without questions, as VLM2Vec is with i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -49,9 +50,11 @@ from cirlab.encoders.prefix import (
     suffix_ids,
 )
 from cirlab.encoders.prefix_cache import PrefixCache
+from cirlab.encoders.prompt_length import check_questions
 from cirlab.errors import UserError
 from cirlab.losses import ContrastiveLoss, text_ids
 from cirlab.prompts import OwnPrompt, PromptChooser
+from cirlab.reading.files import check_writable
 from cirlab.records import Image, PromptedPair, Query
 from cirlab.retrieval.linear import linear_map
 from cirlab.retrieval.views import Approximation, Views, plan_views
@@ -71,6 +74,10 @@ Looking = Literal["general", "whole", "prefix", "linear"]
 @dataclass(frozen=True)
 class PromptableTemplates:
     """What the model reads; `<image>` stands for the picture, `{text}` for the words.
+
+    In evaluations a question is never cut, whatever `llm.long_text` is: one that is too long is
+    refused. Images are read once for both their templates, which therefore begin alike up to the
+    picture (`looking: general` reads `image` alone).
 
     Attributes:
         image: of images looked at for nothing in particular.
@@ -99,16 +106,23 @@ class PrefixBudget:
 
     Attributes:
         gib: the most that they take; what has not been used for the longest makes way.
-        folder: where files lie; null keeps prefixes in memory, as long as the run lives.
+        folder: where files lie, which serve later runs, too; null keeps prefixes in memory, for
+            images that several galleries of one evaluation share.
     """
 
     gib: float = 1.0
     folder: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.gib > 0:
+        if not 0 < self.gib < math.inf:
             raise UserError(
-                f"prefixes.gib is {self.gib}; set it above 0, or prefixes to null to keep none"
+                f"prefixes.gib is {self.gib}; set it above 0 and below infinity, or prefixes to "
+                "null to keep none"
+            )
+        if self.folder is not None and not self.folder.strip():
+            raise UserError(
+                f"prefixes.folder is {self.folder!r}; name a folder, or set it to null to keep "
+                "prefixes in memory"
             )
 
 
@@ -123,8 +137,8 @@ class Promptable(MultimodalRetrieval):
         linear: of `looking: linear`, from which images its map is told.
         store: folder where an evaluation keeps the vectors of gallery images under each prompt, and
             takes those from that are there: no image is opened whose vectors are. Null keeps none.
-        prefixes: of `looking: prefix`, keeps the prefixes of pictures during and between
-            evaluations, for prompts that come later; null keeps none.
+        prefixes: of `looking: prefix`, keeps the prefixes of pictures: in a folder for prompts of
+            later runs, in memory within one evaluation; null keeps none.
         loss: the contrastive loss between texts and images; the default is VLM2Vec's: InfoNCE from
             query to target, temperature 0.02.
         chunk_size: prompts encoded at once in training, so that the batch may be of any size
@@ -162,6 +176,15 @@ class Promptable(MultimodalRetrieval):
         super().__init__(llm, chunk_size, optimizer, schedule)
         if looking not in get_args(Looking):
             raise UserError(f"looking is {looking!r}; choose one of {', '.join(get_args(Looking))}")
+        if store is not None and not store.strip():
+            raise UserError(
+                f"store is {store!r}; name a folder, or set it to null to keep no vectors"
+            )
+        if prefixes is not None and looking != "prefix":
+            raise UserError(
+                f"prefixes are kept of looking: prefix alone, but looking is {looking!r}; set "
+                "prefixes to null, or looking to prefix"
+            )
         self.templates = templates or PromptableTemplates()
         self.prompts = prompts or OwnPrompt()
         self.looking: Looking = looking
@@ -175,8 +198,20 @@ class Promptable(MultimodalRetrieval):
     # ---- weights ------------------------------------------------------------------------
 
     def on_weights_read(self) -> None:
-        check_same_prefix(self._llm.processor, [self.templates.image, self.templates.prompted])
-        self._views = ImageViews(PromptedImages(self._llm), by_prefix=self.looking == "prefix")
+        if self.looking != "general":
+            self._check_templates()
+        by_prefix = self.looking == "prefix"
+        images = PromptedImages(self._llm, by_prefix=by_prefix)
+        self._views = ImageViews(images, by_prefix=by_prefix)
+
+    def _check_templates(self) -> None:
+        """Refuse templates that do not continue one picture, by whichever way."""
+        templates = self.templates
+        asked = {"templates.image": templates.image, "templates.prompted": templates.prompted}
+        for template in asked.values():
+            # Refuses one with its words before the picture.
+            suffix_ids(self._llm.processor, template)
+        check_same_prefix(self._llm.processor, asked)
 
     def fixed_prompts(self) -> Sequence[str]:
         return tuple(asdict(self.templates).values())
@@ -205,6 +240,12 @@ class Promptable(MultimodalRetrieval):
         )
 
     # ---- evaluation ---------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self.trainer.enable_validation:
+            # What an evaluation would refuse is refused before training, not after its first epoch.
+            self._plan()
 
     def prompts_for(self, queries: Sequence[Query]) -> Sequence[str | None]:
         if self.looking in ("general", "linear"):
@@ -257,6 +298,9 @@ class Promptable(MultimodalRetrieval):
     def _prepare(self) -> None:
         """What is known before galleries are read: of the weights as they are now."""
         self._views.kept, self._kept, self._maps = None, None, {}
+        if self._evaluates:
+            distributed.together(self._check_folders)
+        plan = self._plan()
         if self.prefixes is not None and self._evaluates:
             self._views.kept = PrefixCache(
                 Path(self.prefixes.folder) if self.prefixes.folder else None,
@@ -266,7 +310,44 @@ class Promptable(MultimodalRetrieval):
         if self._keeps_vectors:
             self._kept = self._keep(*self._wanted())
         if self.looking == "linear":
-            self._tell_maps()
+            self._tell_maps(plan)
+
+    def _plan(self) -> Plan:
+        """What is looked at for which question, on every process the same.
+
+        Raises:
+            UserError: a question is too long, or there are too few images to tell its map by.
+        """
+        linear = self.looking == "linear"
+        if linear and self._data.on_error == "skip":
+            raise UserError(
+                "looking: linear learns its maps from images and skips none, but "
+                "data.init_args.on_error is skip: set it to raise, or looking to prefix"
+            )
+        asked = partial(plan_views, self._data.benchmarks, self.prompts) if linear else None
+        views = self.views if asked is None else distributed.from_first(asked)
+        questions = dict.fromkeys(p for v in views.values() for p in v.prompts if p is not None)
+        chooser = f"model.init_args.prompts ({type(self.prompts).__name__})"
+        check_questions(self._llm.processor, self.templates.prompted, list(questions), chooser)
+        return Plan(views, self._samples(views) if linear else {})
+
+    def _samples(self, views: Mapping[str, Views]) -> dict[str, dict[str, list[Image]]]:
+        """From which images the map of each question is told, by benchmark and question."""
+        known = training_images(self._data) if self.linear.source == "training" else None
+        found: dict[str, dict[str, list[Image]]] = {}
+        for benchmark in self._data.benchmarks:
+            own, found[benchmark.name] = views[benchmark.gallery_id], {}
+            for prompt, needed in zip(own.prompts, own.needed, strict=True):
+                if prompt is not None:
+                    images = ranked_images(needed, benchmark.gallery) if known is None else known
+                    found[benchmark.name][prompt] = self.linear.draw(images, prompt)
+        return found
+
+    def _check_folders(self) -> None:
+        if self.store is not None:
+            check_writable(Path(self.store), "store")
+        if self.prefixes is not None and self.prefixes.folder is not None:
+            check_writable(Path(self.prefixes.folder), "prefixes.folder")
 
     def _suffix(self, prompt: str | None) -> torch.Tensor:
         words = suffix_ids(self._llm.processor, self._template(prompt), prompt or "")
@@ -360,17 +441,11 @@ class Promptable(MultimodalRetrieval):
 
     # ---- linear maps --------------------------------------------------------------------
 
-    def _tell_maps(self) -> None:
+    def _tell_maps(self, plan: Plan) -> None:
         """The linear map of each benchmark's questions, on every process the same."""
-        known = training_images(self._data) if self.linear.source == "training" else None
-        plan = distributed.from_first(partial(plan_views, self._data.benchmarks, self.prompts))
         for benchmark in self._data.benchmarks:
-            views = plan[benchmark.gallery_id]
-            maps: dict[str, torch.Tensor] = {}
-            for prompt, needed in zip(views.prompts, views.needed, strict=True):
-                if prompt is not None:
-                    images = known or ranked_images(needed, benchmark.gallery)
-                    maps[prompt] = self._map(prompt, self.linear.draw(images))
+            views, samples = plan.views[benchmark.gallery_id], plan.samples[benchmark.name]
+            maps = {prompt: self._map(prompt, images) for prompt, images in samples.items()}
             chosen = [views.prompts[view] for view in views.view[benchmark.name].tolist()]
             self._maps[benchmark.name] = QuestionMaps(chosen, maps, benchmark.wordings)
 
@@ -383,6 +458,19 @@ class Promptable(MultimodalRetrieval):
             pairs = torch.cat(list(self._encoded(images, prompts, needed)), dim=1)
         general, prompted = pairs
         return linear_map(general, prompted, self.linear.method, self.linear.ridge)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an evaluation needs to know before pictures are read.
+
+    Attributes:
+        views: of each gallery, by its id.
+        samples: by benchmark and question, images that tell its linear map; empty without maps.
+    """
+
+    views: Mapping[str, Views]
+    samples: Mapping[str, Mapping[str, Sequence[Image]]]
 
 
 @dataclass(frozen=True)

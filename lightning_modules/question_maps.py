@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 
 from cirlab.errors import UserError
+from cirlab.reading.jsonl import shown
 from cirlab.records import Image, Item, SampleKey
 from cirlab.retrieval.linear import LinearMethod, check_linear_map, draw_sample, transform
 
@@ -51,13 +52,23 @@ class LinearSample:
         images = f"{self.count} {self.source} images of seed {self.seed}"
         return f"{self.method}{ridge} from {images}"
 
-    def draw(self, images: Sequence[Image]) -> list[Image]:
+    def draw(self, images: Sequence[Image], question: str) -> list[Image]:
         """Some of the images.
+
+        Args:
+            images: to draw from; one that comes twice counts once.
+            question: whose map they are to tell, for errors.
 
         Raises:
             UserError: there are not so many.
         """
         unique = list({image.id: image for image in images}.values())
+        if self.count > len(unique):
+            raise UserError(
+                f"linear.count is {self.count}, but there are {len(unique)} {self.source} images "
+                f"to tell the map of the question {shown(question)} by; set linear.count to at "
+                f"most {len(unique)}, or looking to prefix"
+            )
         return [unique[at] for at in draw_sample([i.id for i in unique], self.count, self.seed)]
 
 

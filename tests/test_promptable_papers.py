@@ -90,7 +90,7 @@ def test_prompts_are_read_as_theirs_and_by_prefix(
         words = processor.tokenizer(theirs.partition(mark)[2] or theirs, add_special_tokens=False)
         assert ids[-len(words["input_ids"]) :] == words["input_ids"]
 
-    check_same_prefix(processor, [templates["image"], templates["prompted"]])
+    check_same_prefix(processor, {key: templates[key] for key in ("image", "prompted")})
     images = PromptedImages(model)
     (pictured,) = ImagePrefixCollator(processor, templates["image"])([DecodedImage("a", picture)])[
         "groups"

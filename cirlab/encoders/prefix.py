@@ -165,12 +165,21 @@ class PromptedImages:
 
     Args:
         llm: in evaluation mode wherever a prefix is asked for.
+        by_prefix: whether prefixes will be asked for; any model makes vectors by one forward.
 
     Raises:
-        UserError: the model pools over the picture's tokens, or keeps no cache by token.
+        UserError: prefixes will be asked for, and the model pools over the picture's tokens, or
+            keeps no cache by token.
     """
 
-    def __init__(self, llm: EmbeddingMLLM) -> None:
+    def __init__(self, llm: EmbeddingMLLM, *, by_prefix: bool = True) -> None:
+        if by_prefix:
+            self._check(llm)
+        self.llm = llm
+        self._by_prefix, self._tried = by_prefix, False
+
+    @staticmethod
+    def _check(llm: EmbeddingMLLM) -> None:
         if llm.settings.pooling != "last":
             raise UserError(
                 f"llm.pooling is {llm.settings.pooling}, which takes in the picture's tokens; a "
@@ -181,10 +190,9 @@ class PromptedImages:
         if other:
             raise UserError(
                 f"{llm.name} (llm.name) has layers of kind {other[0]}, which keep no keys and "
-                "values of a picture's tokens; encode picture and prompt in one forward"
+                "values of a picture's tokens; name another model, or encode picture and prompt in "
+                "one forward (looking: whole) where the method can"
             )
-        self.llm = llm
-        self._tried = False
 
     def prefix(self, group: Mapping[str, torch.Tensor]) -> Prefix:
         """Everything up to the pictures' last tokens, on the device of the inputs.
@@ -195,6 +203,8 @@ class PromptedImages:
         Raises:
             UserError: what comes after a picture changes what this model makes of it.
         """
+        if not self._by_prefix:
+            raise ValueError("by_prefix is False: whether the model has prefixes was not checked")
         if self.llm.training:
             raise ValueError("dropout would differ from prompt to prompt: call eval() first")
         prefix = self._prefix(group)
@@ -301,7 +311,8 @@ class PromptedImages:
             raise UserError(
                 f"{self.llm.name} (llm.name) makes another vector of a picture and a prompt in one "
                 "forward than of the prompt behind the picture's prefix, so its attention is not "
-                "causal; encode picture and prompt in one forward"
+                "causal; name another model, or encode picture and prompt in one forward (looking: "
+                "whole) where the method can"
             )
         self._tried = True
 
@@ -387,19 +398,24 @@ def prefix_ids(processor: MLLMProcessor, template: str) -> torch.Tensor:
     return _halves(processor, template)[0]
 
 
-def check_same_prefix(processor: MLLMProcessor, templates: Sequence[str]) -> None:
+def check_same_prefix(processor: MLLMProcessor, templates: Mapping[str, str]) -> None:
     """Refuse prompts that do not begin alike up to their pictures.
+
+    Args:
+        processor: of the model.
+        templates: by the key under which the user gives them.
 
     Raises:
         UserError: it names the first that differs.
     """
-    first, *others = (prefix_ids(processor, template).tolist() for template in templates)
-    for number, begun in enumerate(others, start=1):
-        if begun != first:
+    begun = {key: prefix_ids(processor, text).tolist() for key, text in templates.items()}
+    first = next(iter(templates))
+    for key, template in templates.items():
+        if begun[key] != begun[first]:
             raise UserError(
-                f"the prompts {templates[0]!r} and {templates[number]!r} do not begin alike up to "
-                f"{IMAGE_MARK}; write the same before it, or encode picture and prompt in one "
-                "forward"
+                f"{key} is {template!r} and {first} is {templates[first]!r}: up to {IMAGE_MARK} "
+                "they do not begin alike, but pictures are read once for both; write the same "
+                "before it"
             )
 
 

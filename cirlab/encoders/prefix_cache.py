@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import math
 import os
 import zlib
 from collections import OrderedDict
@@ -48,13 +49,14 @@ class PrefixCache:
             `cirlab.encoders.mllm_identity` tells it.
 
     Raises:
-        UserError: the budget is not above 0.
+        UserError: the budget is not above 0, or infinite.
     """
 
     def __init__(self, folder: Path | None, budget_gib: float, identity: str) -> None:
-        if not budget_gib > 0:
+        if not 0 < budget_gib < math.inf:
             raise UserError(
-                f"the budget of kept prefixes is {budget_gib} GiB; set it above 0, or keep none"
+                f"the budget of kept prefixes is {budget_gib} GiB; set it above 0 and below "
+                "infinity, or keep none"
             )
         budget = int(budget_gib * _GIB)
         self._store: _Store = _Memory(budget) if folder is None else _Disk(Path(folder), budget)

@@ -12,6 +12,8 @@ from dataclasses import replace
 import PIL.Image
 
 from cirlab.encoders.mllm_processor import IMAGE_MARK, TEXT_MARK, MLLMProcessor, Prompt
+from cirlab.errors import UserError
+from cirlab.reading.jsonl import shown
 
 #: Pixels of the picture that prompts are tried with. Models that read larger pictures by more
 #: tokens may find a prompt too long later; none that is refused with this one would ever fit.
@@ -34,6 +36,33 @@ def check_prompts(processor: MLLMProcessor, templates: Sequence[str]) -> None:
     unlimited = replace(processor, max_length=sys.maxsize)
     lengths = [int(unlimited.tensors([p])[0]["attention_mask"].sum()) for p in prompts]
     processor.tensors([prompts[lengths.index(max(lengths))]])
+
+
+def check_questions(
+    processor: MLLMProcessor, template: str, questions: Sequence[str], chooser: str
+) -> None:
+    """Refuse questions that are too long with a small picture, whatever is done with other texts.
+
+    Args:
+        processor: of the model that reads them.
+        template: what they are asked in, as `Prompt` has it.
+        questions: each once.
+        chooser: what chose them, for the error.
+
+    Raises:
+        UserError: it names the first of them, its tokens and the limit.
+    """
+    unlimited, limit = replace(processor, max_length=sys.maxsize), processor.max_length
+    picture = PIL.Image.new("RGB", (SIDE, SIDE))
+    for question in questions:
+        inputs, _ = unlimited.tensors([Prompt(template, question, picture)])
+        length = int(inputs["attention_mask"].sum())
+        if length > limit:
+            raise UserError(
+                f"the question {shown(question)}, chosen by {chooser}, makes a prompt of {length} "
+                f"tokens with a small picture, more than llm.max_length {limit}, and questions are "
+                f"never cut; shorten it, or raise llm.max_length to at least {length}"
+            )
 
 
 def _shortest(template: str) -> Prompt:

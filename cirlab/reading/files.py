@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -27,6 +28,29 @@ def data_folder(root: str) -> Path:
     if not Path(root).is_dir():
         raise UserError(f"the data root {root} is not a folder; create it or correct the path")
     return Path(root)
+
+
+def check_writable(folder: Path, key: str) -> None:
+    """Make the folder, or refuse it before there is anything to be written.
+
+    Args:
+        folder: where files will lie.
+        key: under which the user gives it.
+
+    Raises:
+        UserError: it cannot be made, or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(
+            f"{key} {folder} cannot be made a folder ({reason}); name another folder"
+        ) from error
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise UserError(
+            f"{key} {folder} cannot be read and written; change its rights or name another folder"
+        )
 
 
 def check_utf8(path: Path, data: bytes) -> None:

@@ -222,12 +222,15 @@ def test_prefix_and_suffix_are_the_prompts_tokens(layout: str, folders: dict[str
 
 def test_words_before_the_picture_belong_to_the_prefix(folders: dict[str, Path]) -> None:
     processor = mllm(folders["llava-llama"]).processor
-    check_same_prefix(processor, [GENERAL, PROMPTED, "<image>"])
-    check_same_prefix(processor, [f"Look: {GENERAL}", f"Look: {PROMPTED}"])
+    check_same_prefix(processor, {"a": GENERAL, "b": PROMPTED, "c": "<image>"})
+    check_same_prefix(processor, {"a": f"Look: {GENERAL}", "b": f"Look: {PROMPTED}"})
     with pytest.raises(
-        UserError, match=r"'<image>Represent the given image\.' and 'Look: .* alike"
+        UserError,
+        match=r"c is 'Look: .* and a is '<image>Represent the given image\.': up to <image> ",
     ):
-        check_same_prefix(processor, [GENERAL, "<image> {text}", f"Look: {PROMPTED}"])
+        check_same_prefix(
+            processor, {"a": GENERAL, "b": "<image> {text}", "c": f"Look: {PROMPTED}"}
+        )
     with pytest.raises(UserError, match=r"has \{text\} before <image>"):
         suffix_ids(processor, "{text} <image>", "what is it?")
 
@@ -239,7 +242,9 @@ def test_attention_that_looks_ahead_is_refused(folders: dict[str, Path]) -> None
     model = mllm(folders["llava-llama"])
     for layer in model.backbone.get_submodule("language_model.layers"):
         layer.self_attn.register_forward_pre_hook(look_ahead, with_kwargs=True)
-    with pytest.raises(UserError, match=r"its attention is not causal; encode picture and prompt"):
+    with pytest.raises(
+        UserError, match=r"its attention is not causal; name another model, or encode picture"
+    ):
         prefixes(model, PromptedImages(model))
 
 
@@ -262,6 +267,22 @@ def test_layers_without_a_cache_by_token_are_refused(folders: dict[str, Path]) -
     model.speaker.config.get_text_config().layer_types = kinds
     with pytest.raises(UserError, match="layers of kind linear_attention"):
         PromptedImages(model)
+    plain_only = PromptedImages(model, by_prefix=False)
+    with pytest.raises(ValueError, match="by_prefix is False"):
+        plain_only.prefix({})
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_one_forward_needs_neither_a_cache_nor_the_last_token(
+    pooling: Any, folders: dict[str, Path]
+) -> None:
+    model = mllm(folders["llava-llama"], pooling=pooling)
+    images = PromptedImages(model, by_prefix=False)
+    batch = ImagePrefixCollator(model.processor, GENERAL)(pictures())
+    suffix = suffix_ids(model.processor, PROMPTED, QUESTIONS[0])
+    with torch.no_grad():
+        whole = torch.cat([images.whole(g, suffix) for g in batch["groups"]])[batch["order"]]
+    assert (whole - plain(model, PROMPTED, QUESTIONS[0])).abs().max() < 1e-5
 
 
 def test_a_prompt_too_long_behind_its_picture_says_how_long_it_is(

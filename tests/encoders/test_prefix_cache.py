@@ -221,7 +221,7 @@ def test_a_folder_that_cannot_be_written_to_is_one_sentence(tmp_path: Path) -> N
         PrefixCache(tmp_path, 1.0, "model").put(["a"], prefix())
 
 
-@pytest.mark.parametrize("budget", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("budget", [0.0, -1.0, float("nan"), float("inf")])
 def test_no_budget_is_refused(budget: float) -> None:
     with pytest.raises(UserError, match=f"is {budget} GiB; set it above 0"):
         PrefixCache(None, budget, "model")

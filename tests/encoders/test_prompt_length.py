@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoProcessor
 
 from cirlab.encoders.mllm_processor import LongText, MLLMProcessor, Prompt
-from cirlab.encoders.prompt_length import check_prompts
+from cirlab.encoders.prompt_length import check_prompts, check_questions
 from cirlab.errors import UserError
 from tests.tiny_mllm import write_tiny_mllm
 
@@ -46,3 +46,17 @@ def test_a_limit_that_leaves_no_place_for_words_is_too_small(processor: MLLMProc
 
 def test_no_prompts_are_short_enough(processor: MLLMProcessor) -> None:
     check_prompts(processor, [])
+
+
+@pytest.mark.parametrize("long_text", ["refuse", "cut"])
+def test_a_question_that_is_too_long_is_refused_by_name(
+    processor: MLLMProcessor, long_text: LongText
+) -> None:
+    limited = replace(processor, long_text=long_text, max_length=100)
+    long = "what is there? " * 60
+    with pytest.raises(UserError, match=r"what is there.*chosen by Me, makes a prompt of") as told:
+        check_questions(limited, "<image>{text}", ["what?", long], "Me")
+    needed = int(re.findall(r"at least (\d+)", str(told.value))[0])
+    check_questions(replace(limited, max_length=needed), "<image>{text}", [long], "Me")
+    with pytest.raises(UserError, match=f"of {needed} tokens .*llm.max_length {needed - 1},"):
+        check_questions(replace(limited, max_length=needed - 1), "<image>{text}", [long], "Me")

@@ -231,6 +231,7 @@ def test_what_needs_training_is_refused(
         ({"llm": settings(frozen=False)}, r"set llm\.frozen to true, and llm\.lora"),
         ({"llm": settings(lora=Lora(rank=2, alpha=4))}, r"set llm\.frozen to true, and llm\.lora"),
         ({"llm": settings(projection=8)}, r"and llm\.lora and llm\.projection to null"),
+        ({"llm": settings(tune_connector=True)}, r"tune_connector is true, but .* set it to false"),
         ({"ask": "<image> what is it?"}, r"ask is .*; it must hold {text} once"),
         ({"ask": "{text}<image>"}, r"has {text} before <image>"),
         ({"describe": "  "}, r"describe is empty; write what images are asked"),
@@ -241,3 +242,10 @@ def test_what_needs_training_is_refused(
 def test_settings_that_are_of_no_use(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         method(**options)
+
+
+def test_a_question_too_long_is_refused_before_pictures_are_seen(tmp_path: Path) -> None:
+    module = method(prompts=FixedPrompt("is there a red circle? " * 400))
+    with pytest.raises(UserError, match=r"chosen by model\.init_args\.prompts \(FixedPrompt\) or"):
+        evaluate(module, tmp_path)
+    assert not (tmp_path / "answers.jsonl").exists()

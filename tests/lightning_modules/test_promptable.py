@@ -37,9 +37,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def method(folder: Path, **options: Any) -> Promptable:
+def method(folder: Path, llm: dict[str, Any] | None = None, **options: Any) -> Promptable:
     torch.manual_seed(0)
-    llm = MLLMSettings(str(folder), lora=Lora(rank=4, alpha=8), max_length=256, group_size=3)
+    settings = {"lora": Lora(rank=4, alpha=8), "max_length": 256, "group_size": 3} | (llm or {})
+    llm = MLLMSettings(str(folder), **settings)
     module = Promptable(llm, **options)
     module.configure_model()
     for name, weight in module.named_parameters():
@@ -52,6 +53,19 @@ def data(**options: Any) -> WorldData:
     settings: dict[str, Any] = {"samples": 8, "batch_size": 4, "eval_batch_size": 16}
     settings["benchmarks"] = [WorldFacet(families=8, queries_per_facet=2, negatives=5)]
     return WorldData(records="prompted", series_size=1, **(settings | options))
+
+
+def fit(module: Promptable, **options: Any) -> None:
+    trainer = L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        max_steps=2,
+        callbacks=[RetrievalEvaluation()],
+    )
+    trainer.fit(module, data(**options))
 
 
 def evaluate(
@@ -142,8 +156,6 @@ def test_each_question_has_a_map_of_its_own_that_the_seed_decides(folder: Path) 
     assert evaluate(method(folder, looking="general"))["protocol"]["views"] == "none"
     again = evaluate(method(folder, looking="linear", linear=LinearSample(count=8)))
     assert again == results
-    with pytest.raises(UserError, match="from 1 to"):
-        evaluate(method(folder, looking="linear", linear=LinearSample(count=5000)))
 
 
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
@@ -151,8 +163,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     ids: list[tuple[str, ...]] = []
     draw = LinearSample.draw
 
-    def noted(self: LinearSample, images: Any) -> Any:
-        found = draw(self, images)
+    def noted(self: LinearSample, images: Any, question: str) -> Any:
+        found = draw(self, images, question)
         ids.append(tuple(image.id for image in found))
         return found
 
@@ -370,19 +382,120 @@ def test_prefixes_of_one_evaluation_serve_the_next_with_other_questions(
 def test_training_keeps_nothing(folder: Path, tmp_path: Path) -> None:
     budget = PrefixBudget(0.5, str(tmp_path / "prefixes"))
     module = method(folder, store=str(tmp_path / "store"), prefixes=budget)
-    trainer = L.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        max_steps=2,
-        callbacks=[RetrievalEvaluation()],
-    )
-    trainer.fit(module, data())
+    fit(module)
     assert list(tmp_path.iterdir()) == []
 
 
+LONG = "is there a red circle? " * 100
+LINEAR: dict[str, Any] = {"looking": "linear", "linear": LinearSample(count=8)}
+
+
+@pytest.mark.parametrize("run", [fit, evaluate])
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            {"looking": "linear", "linear": LinearSample(count=5000)},
+            r"linear.count is 5000, but there are \d+ benchmark images .* \"what .*at most \d+",
+        ),
+        (LINEAR | {"prompts": PromptByFacet("gpt")}, "'gpt' have no question for the facet"),
+        (LINEAR | {"prompts": FixedPrompt(LONG)}, r"chosen by model\.init_args\.prompts \(FixedP"),
+        (
+            {"prompts": FixedPrompt(LONG), "llm": {"long_text": "cut"}},
+            r"question \"is there .*chosen by .*FixedPrompt\), .*max_length 256, .*never cut",
+        ),
+    ],
+)
+def test_what_an_evaluation_would_refuse_is_refused_before_any_work(
+    folder: Path, run: Any, arguments: dict[str, Any], sentence: str
+) -> None:
+    module = method(folder, **arguments)
+    with pictures_read(module) as read, pytest.raises(UserError, match=sentence):
+        run(module)
+    assert read == []
+
+
+@pytest.mark.parametrize("run", [fit, evaluate])
+def test_a_map_skips_no_image(folder: Path, run: Any) -> None:
+    module = method(folder, **LINEAR)
+    with pictures_read(module) as read, pytest.raises(UserError, match="on_error is skip: set it"):
+        run(module, on_error="skip")
+    assert read == []
+
+
+def test_a_folder_that_cannot_be_is_refused_before_pictures_are_read(
+    folder: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for path in (file, file / "within", Path("/proc/x")):
+        for key, arguments in (
+            ("store", {"store": str(path)}),
+            ("prefixes.folder", {"prefixes": PrefixBudget(0.1, str(path))}),
+        ):
+            module = method(folder, **arguments)
+            sentence = f"{key} {path} cannot be made a folder"
+            with pictures_read(module) as read, pytest.raises(UserError, match=sentence):
+                evaluate(module)
+            assert read == []
+
+
+def test_a_folder_without_a_name_is_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match="store is ''; name a folder, or set it to null"):
+        method(folder, store="")
+    with pytest.raises(UserError, match=r"prefixes\.folder is ' '; name a folder, or set it to"):
+        PrefixBudget(1.0, " ")
+
+
+def test_prefixes_are_kept_of_one_way_of_looking(folder: Path) -> None:
+    with pytest.raises(UserError, match="looking is 'whole'; set prefixes to null, or looking to"):
+        method(folder, looking="whole", prefixes=PrefixBudget())
+
+
+@pytest.mark.parametrize("looking", ["general", "whole", "linear"])
+def test_what_needs_no_prefix_pools_as_it_likes(folder: Path, looking: str) -> None:
+    module = method(folder, {"pooling": "mean"}, looking=looking).eval()
+    pictures, templates = images(3), PromptableTemplates()
+    with torch.no_grad():
+        found = module.encode_views(
+            module.image_collator()(pictures), [QUESTION], torch.ones(1, 3, dtype=torch.bool)
+        )[0]
+        asked = [Prompt(templates.prompted, QUESTION, picture.load()) for picture in pictures]
+        expected = module.llm(module.llm.processor(asked))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    with pytest.raises(UserError, match=r"llm\.pooling is mean.*needs llm\.pooling: last"):
+        method(folder, {"pooling": "mean"})
+
+
+def test_layers_without_a_cache_are_read_in_one_forward(folder: Path) -> None:
+    module = method(folder, looking="whole")
+    layers = ["linear_attention", "full_attention"]
+    module.llm.speaker.config.get_text_config().layer_types = layers
+    module.on_weights_read()
+    module.looking = "prefix"
+    with pytest.raises(UserError, match=r"layers of kind linear.*\(looking: whole\)"):
+        module.on_weights_read()
+
+
+@pytest.mark.parametrize("looking", ["whole", "prefix", "linear"])
+def test_templates_that_begin_differently_serve_general_alone(folder: Path, looking: str) -> None:
+    templates = PromptableTemplates(prompted="Look: <image> {text}")
+    sentence = r"templates\.prompted is 'Look: .* and templates\.image is .*; write the same before"
+    with pytest.raises(UserError, match=sentence):
+        method(folder, looking=looking, templates=templates)
+    method(folder, looking="general", templates=templates)
+
+
+@pytest.mark.parametrize("looking", ["whole", "prefix", "linear"])
+def test_words_before_the_picture_are_refused_with_the_model(folder: Path, looking: str) -> None:
+    templates = PromptableTemplates(prompted="{text}<image>")
+    with pytest.raises(UserError, match=r"'{text}<image>' has {text} before <image>"):
+        method(folder, looking=looking, templates=templates)
+
+
 def test_a_budget_of_nothing_is_refused() -> None:
+    with pytest.raises(UserError, match=r"prefixes\.gib is inf; set it above 0 and below infinity"):
+        PrefixBudget(float("inf"))
     with pytest.raises(UserError, match=r"prefixes\.gib is 0\.0; set it above 0"):
         PrefixBudget(0.0)
 
