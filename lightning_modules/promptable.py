@@ -35,7 +35,7 @@ from cirlab.encoders.image_names import place
 from cirlab.encoders.image_views import ImageViews, NamedImages
 from cirlab.encoders.mllm import MLLMSettings
 from cirlab.encoders.mllm_export import prompt_reader, save_mllm
-from cirlab.encoders.mllm_identity import prefix_identity, view_identity
+from cirlab.encoders.mllm_identity import encoder_identity, prefix_identity, view_identity
 from cirlab.encoders.mllm_processor import (
     IMAGE_MARK,
     TEXT_MARK,
@@ -194,6 +194,8 @@ class Promptable(MultimodalRetrieval):
         #: By benchmark, where queries are moved.
         self._maps: dict[str, QuestionMaps] = {}
         self._kept: KeptViews | None = None
+        #: Identity of the weights as they are in this evaluation, where something is kept.
+        self._encoder = ""
 
     # ---- weights ------------------------------------------------------------------------
 
@@ -301,11 +303,13 @@ class Promptable(MultimodalRetrieval):
         if self._evaluates:
             distributed.together(self._check_folders)
         plan = self._plan()
+        if self._evaluates and not (self.store is None and self.prefixes is None):
+            self._encoder = encoder_identity(self._llm, str(self.trainer.precision))
         if self.prefixes is not None and self._evaluates:
             self._views.kept = PrefixCache(
                 Path(self.prefixes.folder) if self.prefixes.folder else None,
                 self.prefixes.gib,
-                prefix_identity(self._llm, self.templates.image, str(self.trainer.precision)),
+                prefix_identity(self._encoder, self._llm.processor, self.templates.image),
             )
         if self._keeps_vectors:
             self._kept = self._keep(*self._wanted())
@@ -409,9 +413,10 @@ class Promptable(MultimodalRetrieval):
             needed: shape (V, N), bool.
         """
         way = "prefix" if self.looking == "prefix" else "whole"
-        precision = str(self.trainer.precision)
         identities = [
-            view_identity(self._llm, self._template(prompt), prompt or "", precision, way)
+            view_identity(
+                self._encoder, self._llm.processor, self._template(prompt), prompt or "", way
+            )
             for prompt in prompts
         ]
 

@@ -1,4 +1,10 @@
-"""Telling what a multimodal LLM makes of an image from what it made before, to use it again."""
+"""Telling what a multimodal LLM makes of an image from what it made before, to use it again.
+
+Weights that are learned are read whole; of each tensor that is not, 64 values. Not seen is
+therefore a frozen tensor that differs from another in other values alone (a base that somebody
+edited in one place), and neither is the code that `llm.trust_remote_code` runs. After such a change
+name another folder for what is kept.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +13,15 @@ from typing import Any
 
 from cirlab.encoders.fingerprint import ALL, fingerprint
 from cirlab.encoders.mllm import EmbeddingMLLM
+from cirlab.encoders.mllm_processor import MLLMProcessor
 from cirlab.encoders.prefix import prefix_ids, suffix_ids
 
 
 def encoder_identity(llm: EmbeddingMLLM, precision: str) -> str:
     """What decides a vector besides image and prompt: weights, and how they compute.
 
-    What is learned is read whole, of the rest some values of each tensor.
+    Reads all learned weights: ask for it once for all prompts. Adapters count as learned also where
+    they are frozen.
 
     Args:
         llm: the model as it is now.
@@ -37,30 +45,31 @@ def encoder_identity(llm: EmbeddingMLLM, precision: str) -> str:
     )
 
 
-def prefix_identity(llm: EmbeddingMLLM, template: str, precision: str) -> str:
+def prefix_identity(encoder: str, processor: MLLMProcessor, template: str) -> str:
     """What decides a picture's prefix besides the picture.
 
     Args:
-        llm: the model as it is now.
+        encoder: the model's `encoder_identity`.
+        processor: of the model.
         template: of any of the prompts, for all begin alike.
-        precision: of the arithmetic, as the trainer has it.
     """
-    begun = prefix_ids(llm.processor, template)
-    return digest(encoder_identity(llm, precision), str(begun.tolist()))
+    return digest(encoder, str(prefix_ids(processor, template).tolist()))
 
 
-def view_identity(llm: EmbeddingMLLM, template: str, text: str, precision: str, way: str) -> str:
+def view_identity(
+    encoder: str, processor: MLLMProcessor, template: str, text: str, way: str
+) -> str:
     """What decides a picture's vector under a prompt besides the picture.
 
     Args:
-        llm: the model as it is now.
+        encoder: the model's `encoder_identity`.
+        processor: of the model.
         template: of the prompt.
         text: its words.
-        precision: of the arithmetic, as the trainer has it.
         way: of encoding, where ways differ by rounding.
     """
-    words = suffix_ids(llm.processor, template, text)
-    return digest(prefix_identity(llm, template, precision), str(words.tolist()), way)
+    words = suffix_ids(processor, template, text)
+    return digest(prefix_identity(encoder, processor, template), str(words.tolist()), way)
 
 
 def digest(*lines: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ from safetensors.torch import load_file, save_file
 from cirlab.encoders.adapters import Lora
 from cirlab.encoders.mllm import EmbeddingMLLM, MLLMSettings
 from cirlab.encoders.mllm_identity import encoder_identity, prefix_identity, view_identity
+from cirlab.encoders.prefix import suffix_ids
 from tests.tiny_mllm import write_tiny_mllm
 
 TEMPLATE = "<image> Look for: {text}"
+PRECISION = "32-true"
 
 
 @pytest.fixture(scope="module")
@@ -23,63 +27,147 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_mllm(tmp_path_factory.mktemp("identity") / "llava")
 
 
-def test_the_identity_changes_with_all_that_changes_a_prefix(tmp_path: Path, folder: Path) -> None:
-    folder = shutil.copytree(folder, tmp_path / "llava")
+@pytest.fixture(scope="module")
+def frozen(folder: Path) -> EmbeddingMLLM:
+    return read(folder, frozen=True)
 
-    def identity(template: str = TEMPLATE, precision: str = "32-true", **settings: Any) -> str:
-        llm = EmbeddingMLLM(MLLMSettings(str(folder), frozen=True, max_length=200, **settings))
-        return prefix_identity(llm, template, precision)
 
-    same = identity()
-    other_words = "<image>Represent the image for this question: {text}"
-    assert identity() == same == identity(other_words)
-    resized = {"size": {"height": 32, "width": 32}, "do_normalize": False}
-    changed = [
-        identity(f"Look: {TEMPLATE}"),
-        identity(precision="bf16-mixed"),
-        identity(dtype="bfloat16"),
-        identity(processor_options=resized),
-        identity(attention="eager"),
-    ]
-    weights = load_file(folder / "model.safetensors")
+def read(folder: Path, **settings: Any) -> EmbeddingMLLM:
+    return EmbeddingMLLM(MLLMSettings(str(folder), max_length=200, **settings))
+
+
+def identity(llm: EmbeddingMLLM) -> str:
+    return encoder_identity(llm, PRECISION)
+
+
+# ---- the encoder --------------------------------------------------------------------------
+
+
+def test_a_model_is_the_same_wherever_it_lies(tmp_path: Path, folder: Path) -> None:
+    copied = read(shutil.copytree(folder, tmp_path / "copy"), frozen=True)
+    assert identity(copied) == identity(read(folder, frozen=True))
+
+
+def reads_pictures_otherwise(llm: EmbeddingMLLM) -> None:
+    images: Any = llm.processor.processor
+    images.image_processor.do_normalize = False
+
+
+def computes_otherwise(llm: EmbeddingMLLM) -> None:
+    llm.speaker.config.get_text_config().rms_norm_eps = 0.1
+
+
+def is_given_other_options(llm: EmbeddingMLLM) -> None:
+    llm.settings.processor_options["do_normalize"] = False
+
+
+def pools_otherwise(llm: EmbeddingMLLM) -> None:
+    llm.settings.pooling = "mean"
+
+
+def attends_otherwise(llm: EmbeddingMLLM) -> None:
+    llm.settings.attention = "eager"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        reads_pictures_otherwise,
+        computes_otherwise,
+        is_given_other_options,
+        pools_otherwise,
+        attends_otherwise,
+    ],
+)
+def test_a_model_of_the_same_weights_that_is_another(
+    frozen: EmbeddingMLLM, change: Callable[[EmbeddingMLLM], None]
+) -> None:
+    changed = deepcopy(frozen)
+    assert identity(changed) == identity(frozen)
+    change(changed)
+    assert identity(changed) != identity(frozen)
+
+
+def test_the_same_values_in_fewer_bits_are_others(frozen: EmbeddingMLLM) -> None:
+    few = deepcopy(frozen).bfloat16()
+    many = deepcopy(few).float()
+    for name, weight in few.state_dict().items():
+        assert torch.equal(weight.float(), many.state_dict()[name].float())
+    assert identity(few) != identity(many)
+
+
+def test_the_precision_of_the_arithmetic_tells_apart_what_is_kept(frozen: EmbeddingMLLM) -> None:
+    processor = frozen.processor
+    encoders = [encoder_identity(frozen, precision) for precision in ("32-true", "bf16-mixed")]
+    assert len({prefix_identity(e, processor, TEMPLATE) for e in encoders}) == 2
+    assert len({view_identity(e, processor, TEMPLATE, "stars", "whole") for e in encoders}) == 2
+
+
+def test_another_base_is_another_model(tmp_path: Path, folder: Path) -> None:
+    edited = shutil.copytree(folder, tmp_path / "edited")
+    weights = load_file(edited / "model.safetensors")
     name = next(n for n in weights if n.endswith("layers.1.mlp.down_proj.weight"))
-    save_file(
-        weights | {name: weights[name] * 1.001}, folder / "model.safetensors", {"format": "pt"}
-    )
-    changed.append(identity())
-    assert len({same, *changed}) == 7
-    copied = shutil.copytree(folder, tmp_path / "copy")
-    llm = EmbeddingMLLM(MLLMSettings(str(copied), frozen=True, max_length=200))
-    assert prefix_identity(llm, TEMPLATE, "32-true") == changed[-1]
+    weights[name] = weights[name] * 1.001
+    save_file(weights, edited / "model.safetensors", {"format": "pt"})
+    assert identity(read(edited, frozen=True)) != identity(read(folder, frozen=True))
 
 
-def test_no_change_of_what_is_learned_is_missed(folder: Path) -> None:
-    llm = EmbeddingMLLM(MLLMSettings(str(folder), lora=Lora(rank=4), max_length=200))
-    before = encoder_identity(llm, "32-true")
-    assert encoder_identity(llm, "32-true") == before
-    weight = next(p for name, p in llm.named_parameters() if "lora_B" in name)
+def nudge(llm: EmbeddingMLLM, name: str) -> None:
+    """Change the last value of one tensor, which is not among the 64 that are sampled."""
+    weight = next(p for n, p in llm.named_parameters() if n.endswith(name))
     with torch.no_grad():
-        weight.view(-1)[-2] += 1e-3
-    assert encoder_identity(llm, "32-true") != before
+        weight.view(-1)[-1] += 1e-3
+
+
+@pytest.mark.parametrize("adapters_train", [True, False])
+def test_no_change_of_adapters_is_missed(folder: Path, adapters_train: bool) -> None:
+    llm = read(folder, lora=Lora(rank=4))
+    if not adapters_train:
+        llm.requires_grad_(False)
+    before = identity(llm)
+    assert identity(llm) == before
+    nudge(llm, "q_proj.lora_B.default.weight")
+    assert identity(llm) != before
+
+
+def test_of_other_weights_no_change_is_missed_where_they_are_learned(folder: Path) -> None:
+    for learned in (True, False):
+        llm = read(folder, frozen=not learned)
+        before = identity(llm)
+        nudge(llm, "language_model.layers.1.self_attn.q_proj.weight")
+        assert (identity(llm) != before) == learned
 
 
 def test_adapters_that_count_more_are_others(folder: Path) -> None:
     found = set()
     for alpha in (4, 8):
         torch.manual_seed(0)
-        llm = EmbeddingMLLM(
-            MLLMSettings(str(folder), lora=Lora(rank=4, alpha=alpha), max_length=200)
-        )
-        found.add(encoder_identity(llm, "32-true"))
+        found.add(identity(read(folder, lora=Lora(rank=4, alpha=alpha))))
     assert len(found) == 2
 
 
-def test_a_vector_is_told_apart_by_prompt_and_way(folder: Path) -> None:
-    llm = EmbeddingMLLM(MLLMSettings(str(folder), frozen=True, max_length=200))
+# ---- what it makes of a picture -----------------------------------------------------------
 
-    def identity(template: str = TEMPLATE, text: str = "stars", way: str = "whole") -> str:
-        return view_identity(llm, template, text, "32-true", way)
 
-    assert identity() == identity()
-    others = [identity(text="moons"), identity(way="prefix"), identity("<image> {text}?")]
-    assert len({identity(), *others}) == 4
+def test_a_prefix_is_told_apart_by_model_and_by_words_before_the_picture(
+    frozen: EmbeddingMLLM,
+) -> None:
+    def prefix(template: str = TEMPLATE, encoder: str = "a") -> str:
+        return prefix_identity(encoder, frozen.processor, template)
+
+    assert prefix() == prefix("<image>Represent the image for this question: {text}")
+    assert len({prefix(), prefix(f"Look: {TEMPLATE}"), prefix(encoder="b")}) == 3
+
+
+def test_a_vector_is_told_apart_by_model_prompt_and_way(frozen: EmbeddingMLLM) -> None:
+    def view(
+        template: str = TEMPLATE, text: str = "stars", way: str = "whole", encoder: str = "a"
+    ) -> str:
+        return view_identity(encoder, frozen.processor, template, text, way)
+
+    before = f"Look: {TEMPLATE}"
+    behind = [suffix_ids(frozen.processor, t, "stars").tolist() for t in (TEMPLATE, before)]
+    assert behind[0] == behind[1]
+    assert view() == view()
+    others = [view(text="moons"), view(way="prefix"), view("<image> {text}?"), view(before)]
+    assert len({view(), *others, view(encoder="b")}) == 6
