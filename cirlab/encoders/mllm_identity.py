@@ -1,9 +1,7 @@
 """Telling what a multimodal LLM makes of an image from what it made before, to use it again.
 
-Weights that are learned are read whole; of each tensor that is not, 64 values. Not seen is
-therefore a frozen tensor that differs from another in other values alone (a base that somebody
-edited in one place), and neither is the code that `llm.trust_remote_code` runs. After such a change
-name another folder for what is kept.
+All weights are read, which takes a second or two for each gigabyte. Not seen is the code that
+`llm.trust_remote_code` runs: after a change of it, name another folder for what is kept.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from cirlab.encoders.fingerprint import ALL, fingerprint
+from cirlab.encoders.fingerprint import full_fingerprint
 from cirlab.encoders.mllm import EmbeddingMLLM
 from cirlab.encoders.mllm_processor import MLLMProcessor
 from cirlab.encoders.prefix import prefix_ids, suffix_ids
@@ -20,21 +18,15 @@ from cirlab.encoders.prefix import prefix_ids, suffix_ids
 def encoder_identity(llm: EmbeddingMLLM, precision: str) -> str:
     """What decides a vector besides image and prompt: weights, and how they compute.
 
-    Reads all learned weights: ask for it once for all prompts. Adapters count as learned also where
-    they are frozen.
+    Reads all weights: ask for it once for all prompts.
 
     Args:
         llm: the model as it is now.
         precision: of the arithmetic, as the trainer has it.
     """
-    weights = llm.state_dict()
-    trained = {name for name, parameter in llm.named_parameters() if parameter.requires_grad}
-    learned = {name for name in weights if name in trained or ".lora_" in name}
     processor: Any = llm.processor.processor
     return digest(
-        fingerprint(((name, weights[name]) for name in learned), values=ALL),
-        fingerprint((name, weight) for name, weight in weights.items() if name not in learned),
-        str(sorted({str(weight.dtype) for weight in weights.values()})),
+        full_fingerprint(llm.state_dict().items()),
         llm.speaker.config.to_json_string(),
         _adapters(llm),
         precision,
