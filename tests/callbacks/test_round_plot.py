@@ -37,7 +37,8 @@ def test_an_evaluation_of_dialogues_leaves_a_plot_in_its_folder_and_in_mlflow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    store = "sqlite:///mlflow.db"
+    # MLflow keeps a store open by its name, for other tests in other folders as well.
+    store = f"sqlite:///{tmp_path}/mlflow.db"
     mlflow = {"class_path": "callbacks.MlflowLog", "init_args": {"tracking_uri": store}}
     run = validated(tmp_path, TALKS, [mlflow])
     image = PIL.Image.open(run / "rounds.png")

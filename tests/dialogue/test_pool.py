@@ -23,7 +23,7 @@ def test_named_pools_hold_questions_that_can_each_be_put() -> None:
             "questions:\n  a: how is the weather?\n  b: what is the weather?",
             "'how is the weather.' and 'what is the weather.' in .* ask the same; remove one",
         ),
-        ("[]", "hold list; give the keys questions"),
+        ("[]", "holds? list; give the keys questions"),
     ],
 )
 def test_a_file_of_no_use_is_refused(tmp_path: Path, text: str, problem: str) -> None:
