@@ -128,8 +128,15 @@ class BlipAnswerer:
                     "questions, or choose the answerer mllm"
                 )
             self.processor: Any = AutoProcessor.from_pretrained(folder)
-            self.model: Any = AutoModelForVisualQuestionAnswering.from_pretrained(
-                folder, dtype=dtype
+            loaded: Any = AutoModelForVisualQuestionAnswering.from_pretrained(
+                folder, dtype=dtype, output_loading_info=True
+            )
+        self.model, told = loaded
+        # A BLIP that retrieves or describes has no decoder of answers: transformers draws one.
+        if missing := sorted(told["missing_keys"]):
+            raise UserError(
+                f"{name!r} (--answer-model) is a {kind} without {len(missing)} of the weights that "
+                f"answer questions, {missing[0]!r} first; name one that was trained to answer"
             )
         self.model = self.model.eval().to(torch.device(device))
         self.prompt = BLIP2_PROMPT if kind == "blip-2" else TEXT_MARK

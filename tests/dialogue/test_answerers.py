@@ -6,6 +6,7 @@ from typing import Any
 import PIL.Image
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     BertTokenizerFast,
@@ -194,3 +195,16 @@ def test_nothing_is_asked_twice() -> None:
     assert remembering.answer(images, ["a?", "b?", "a?"])[1] == "images/2.jpg b?"
     assert len(tells.heard) == 3
     assert remembering.identity() == tells.identity()
+
+
+def test_a_blip_that_was_not_trained_to_answer_is_refused(tmp_path: Path) -> None:
+    """Its decoder would be drawn at random."""
+    folder = write_tiny_blip(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if not name.startswith("text_decoder.")}
+    assert len(kept) < len(weights)
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        UserError, match=r"blip without \d+ of the weights .*'text_decoder\..* first"
+    ):
+        BlipAnswerer(str(folder))
