@@ -21,7 +21,7 @@ import torch
 from bench.measure import Row, in_turns
 from bench.training import photo_clip, photographs
 from cirlab.command.cpu import tune_for_cpu
-from cirlab.encoders.collate import ImageReader
+from cirlab.encoders.dual.collate import ImageReader
 from cirlab.encoders.feature_cache import cached_features
 from cirlab.records import Image, Pair, SampleKey
 from datamodules import WorldDialogueData

@@ -18,10 +18,10 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from bench.measure import Row, in_turns
-from cirlab.encoders.mllm import EmbeddingMLLM, MLLMSettings
-from cirlab.encoders.prefix import ImagePrefixCollator, Prefix, PromptedImages, suffix_ids
-from cirlab.encoders.prefix_cache import PrefixCache
-from cirlab.encoders.scratch_mllm import subword_tokenizer, write_mllm_folder
+from cirlab.encoders.mllm.embedder import EmbeddingMLLM, MLLMSettings
+from cirlab.encoders.mllm.prefix import ImagePrefixCollator, Prefix, PromptedImages, suffix_ids
+from cirlab.encoders.mllm.prefix_cache import PrefixCache
+from cirlab.encoders.mllm.scratch import subword_tokenizer, write_mllm_folder
 from cirlab.records import DecodedImage
 from cirlab.world.dialogue import QUESTIONS
 from cirlab.world.render import render

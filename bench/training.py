@@ -14,7 +14,7 @@ import torch
 
 from bench.measure import Row, in_turns
 from cirlab.command.cpu import tune_for_cpu
-from cirlab.encoders.collate import ImageReader
+from cirlab.encoders.dual.collate import ImageReader
 from cirlab.encoders.feature_cache import cached_features
 from cirlab.records import FileImage, Image, Pair
 from lightning_modules import CLIP, ClipFromScratch

@@ -16,8 +16,8 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 
 from cirlab.encoders.cut_texts import CutTexts
-from cirlab.encoders.mllm import EmbeddingMLLM
-from cirlab.encoders.prompt_length import check_prompts
+from cirlab.encoders.mllm.embedder import EmbeddingMLLM
+from cirlab.encoders.mllm.prompt_length import check_prompts
 from cirlab.records import Image, Item, Query
 from cirlab.retrieval.views import Approximation, Views, view_name
 from lightning_modules.learner import Inputs, Learner, Schedule

@@ -23,12 +23,12 @@ from torch.nn.functional import cross_entropy, normalize, pad
 from torch.nn.parallel import DistributedDataParallel
 
 from cirlab.distributed import all_gather_object, gather, gather_with_grad
-from cirlab.encoders.blip import BlipMatcher, hidden_images, image_vectors, text_vectors
-from cirlab.encoders.blip_collate import Augmentation, AugmentedReader, PairCollator
-from cirlab.encoders.blip_export import blip_snippet
-from cirlab.encoders.blip_scratch import new_blip, set_image_tower
-from cirlab.encoders.blip_weights import TOKENIZER, BlipParts, load_blip
-from cirlab.encoders.collate import DualQueryReader, ImageReader
+from cirlab.encoders.blip.collate import Augmentation, AugmentedReader, PairCollator
+from cirlab.encoders.blip.export import blip_snippet
+from cirlab.encoders.blip.matcher import BlipMatcher, hidden_images, image_vectors, text_vectors
+from cirlab.encoders.blip.scratch import new_blip, set_image_tower
+from cirlab.encoders.blip.weights import TOKENIZER, BlipParts, load_blip
+from cirlab.encoders.dual.collate import DualQueryReader, ImageReader
 from cirlab.encoders.export import Exported, check_merging
 from cirlab.encoders.export_code import script
 from cirlab.encoders.feature_cache import FeatureCache

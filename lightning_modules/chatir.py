@@ -21,8 +21,8 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 
 from cirlab.chunking import check_chunk_size, in_chunks, split
-from cirlab.encoders.collate import ImageReader
-from cirlab.encoders.dual import DualEncoder, Tokenizer, load_dual_encoder
+from cirlab.encoders.dual.collate import ImageReader
+from cirlab.encoders.dual.model import DualEncoder, Tokenizer, load_dual_encoder
 from cirlab.encoders.export import Exported, check_merging, dual_text, save_dual_encoder
 from cirlab.encoders.export_code import script
 from cirlab.encoders.feature_cache import FeatureCache

@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 from torch.nn.functional import normalize
 
 from cirlab.chunking import check_chunk_size, in_chunks, split
-from cirlab.encoders.collate import DualQueryReader, ImageReader
-from cirlab.encoders.dual import OpenClipEncoder
+from cirlab.encoders.dual.collate import DualQueryReader, ImageReader
+from cirlab.encoders.dual.model import OpenClipEncoder
 from cirlab.encoders.export import (
     Exported,
     check_merging,

@@ -25,8 +25,8 @@ from cirlab.composition import modification_texts, nearest_neighbours, random_ne
 from cirlab.distributed import all_gather_object, gather, rank
 from cirlab.encoders.adapters import FourBit, Lora, TowerLora, adapters_disabled, add_lora_to_tower
 from cirlab.encoders.augmentation import rotate
-from cirlab.encoders.collate import DualQueryReader, ImageReader
-from cirlab.encoders.dual import DualEncoder, load_dual_encoder
+from cirlab.encoders.dual.collate import DualQueryReader, ImageReader
+from cirlab.encoders.dual.model import DualEncoder, load_dual_encoder
 from cirlab.encoders.export import (
     Exported,
     check_merging,

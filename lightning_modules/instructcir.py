@@ -21,9 +21,9 @@ from lightning.pytorch.cli import OptimizerCallable
 
 from cirlab.encoders.export import Exported
 from cirlab.encoders.export_code import script
-from cirlab.encoders.mllm import MLLMSettings
-from cirlab.encoders.mllm_export import prompt_reader, save_mllm
-from cirlab.encoders.mllm_processor import (
+from cirlab.encoders.mllm.embedder import MLLMSettings
+from cirlab.encoders.mllm.export import prompt_reader, save_mllm
+from cirlab.encoders.mllm.processor import (
     IMAGE_MARK,
     TEXT_MARK,
     MLLMProcessor,

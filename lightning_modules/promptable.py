@@ -7,7 +7,7 @@ LLM's vector tells them. Queries are plain text. Gallery images are looked at
 - `general`: without a question, once;
 - `whole`: with the query's question, picture and question in one forward each;
 - `prefix`: the same vectors, but the picture is encoded once and each question runs its own tokens
-  alone (`cirlab.encoders.prefix`);
+  alone (`cirlab.encoders.mllm.prefix`);
 - `linear`: without a question, once; the query is moved by a linear map that a few images looked at
   both ways tell (the paper's approximation, `cirlab.retrieval.linear`).
 
@@ -32,25 +32,25 @@ from cirlab.encoders.export import Exported
 from cirlab.encoders.export_code import script
 from cirlab.encoders.feature_cache import cached_views
 from cirlab.encoders.image_names import place
-from cirlab.encoders.image_views import ImageViews, NamedImages
-from cirlab.encoders.mllm import MLLMSettings
-from cirlab.encoders.mllm_export import prompt_reader, save_mllm
-from cirlab.encoders.mllm_identity import encoder_identity, prefix_identity, view_identity
-from cirlab.encoders.mllm_processor import (
+from cirlab.encoders.mllm.embedder import MLLMSettings
+from cirlab.encoders.mllm.export import prompt_reader, save_mllm
+from cirlab.encoders.mllm.identity import encoder_identity, prefix_identity, view_identity
+from cirlab.encoders.mllm.image_views import ImageViews, NamedImages
+from cirlab.encoders.mllm.prefix import (
+    ImagePrefixCollator,
+    PromptedImages,
+    check_same_prefix,
+    suffix_ids,
+)
+from cirlab.encoders.mllm.prefix_cache import PrefixCache
+from cirlab.encoders.mllm.processor import (
     IMAGE_MARK,
     TEXT_MARK,
     MLLMProcessor,
     Prompt,
     check_marks,
 )
-from cirlab.encoders.prefix import (
-    ImagePrefixCollator,
-    PromptedImages,
-    check_same_prefix,
-    suffix_ids,
-)
-from cirlab.encoders.prefix_cache import PrefixCache
-from cirlab.encoders.prompt_length import check_questions
+from cirlab.encoders.mllm.prompt_length import check_questions
 from cirlab.errors import UserError
 from cirlab.losses import ContrastiveLoss, text_ids
 from cirlab.prompts import OwnPrompt, PromptChooser

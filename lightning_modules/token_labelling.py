@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModel
 
-import cirlab.encoders.blip_weights  # noqa: F401 - registers BLIP's image tower
+import cirlab.encoders.blip.weights  # noqa: F401 - registers BLIP's image tower
 from cirlab.errors import UserError
 from cirlab.records import LabelledImage
 from lightning_modules.learner import Inputs, Learner, Schedule

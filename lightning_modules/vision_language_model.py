@@ -20,9 +20,9 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from cirlab.distributed import gather
-from cirlab.encoders.mllm import MLLMSettings, load_mllm
-from cirlab.encoders.mllm_processor import MLLMProcessor
-from cirlab.encoders.scratch_mllm import (
+from cirlab.encoders.mllm.embedder import MLLMSettings, load_mllm
+from cirlab.encoders.mllm.processor import MLLMProcessor
+from cirlab.encoders.mllm.scratch import (
     PAD,
     role_token,
     subword_tokenizer,

@@ -9,9 +9,9 @@ from typing import Any
 import PIL.Image
 import torch
 
-from cirlab.encoders.blip import BlipMatcher
-from cirlab.encoders.blip_scratch import new_blip
-from cirlab.encoders.blip_weights import save_blip
+from cirlab.encoders.blip.matcher import BlipMatcher
+from cirlab.encoders.blip.scratch import new_blip
+from cirlab.encoders.blip.weights import save_blip
 from cirlab.encoders.scratch import word_tokenizer
 from cirlab.records import DecodedImage, Pair
 from lightning_modules.blip import BlipFromScratch

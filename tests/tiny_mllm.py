@@ -18,7 +18,7 @@ from transformers import (
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
-from cirlab.encoders.scratch_mllm import (
+from cirlab.encoders.mllm.scratch import (
     CHAT_TEMPLATE,
     IMAGE_TOKEN,
     subword_tokenizer,

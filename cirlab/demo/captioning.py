@@ -10,8 +10,8 @@ from transformers import AutoConfig, AutoProcessor
 
 from cirlab.dialogue.answerers import load_answerer
 from cirlab.dialogue.talk import Answerer
-from cirlab.encoders.blip_checkpoint import DECODER
-from cirlab.encoders.blip_weights import BlipForConditionalGeneration
+from cirlab.encoders.blip.checkpoint import DECODER
+from cirlab.encoders.blip.weights import BlipForConditionalGeneration
 from cirlab.encoders.names import resolve_folder, weights_or_sentence
 from cirlab.errors import UserError
 from cirlab.records import Image

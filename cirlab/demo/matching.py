@@ -7,9 +7,9 @@ from typing import Protocol
 
 import torch
 
-from cirlab.encoders.blip import BlipMatcher
-from cirlab.encoders.blip_weights import load_blip
-from cirlab.encoders.dual import BLIP_PREFIX, CAPTION_LENGTH, DualEncoder, load_dual_encoder
+from cirlab.encoders.blip.matcher import BlipMatcher
+from cirlab.encoders.blip.weights import load_blip
+from cirlab.encoders.dual.model import BLIP_PREFIX, CAPTION_LENGTH, DualEncoder, load_dual_encoder
 from cirlab.records import Image
 
 

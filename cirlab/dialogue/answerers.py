@@ -17,10 +17,10 @@ from transformers import (
 from cirlab.dialogue.talk import Answerer
 from cirlab.encoders.fingerprint import fingerprint
 from cirlab.encoders.llm import Dtype
-from cirlab.encoders.mllm import MLLMSettings, check_template, load_mllm
-from cirlab.encoders.mllm_processor import IMAGE_MARK, TEXT_MARK, MLLMProcessor, Prompt, check_marks
+from cirlab.encoders.mllm.embedder import MLLMSettings, check_template, load_mllm
+from cirlab.encoders.mllm.processor import IMAGE_MARK, TEXT_MARK, MLLMProcessor, Prompt, check_marks
+from cirlab.encoders.mllm.speaking import replies
 from cirlab.encoders.names import resolve_folder, weights_or_sentence
-from cirlab.encoders.speaking import replies
 from cirlab.errors import UserError
 from cirlab.records import Image
 from cirlab.world.image import SceneImage

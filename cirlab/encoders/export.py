@@ -18,8 +18,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from cirlab.encoders.adapters import SECOND_ADAPTER
-from cirlab.encoders.blip_checkpoint import is_checkpoint_file
-from cirlab.encoders.dual import BlipEncoder, DualEncoder, OpenClipEncoder
+from cirlab.encoders.blip.checkpoint import is_checkpoint_file
+from cirlab.encoders.dual.model import BlipEncoder, DualEncoder, OpenClipEncoder
 from cirlab.encoders.export_code import (
     BLIP_IMAGE,
     BLIP_TEXT,

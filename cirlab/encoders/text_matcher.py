@@ -15,7 +15,7 @@ from torch.nn.functional import normalize, pad
 
 from cirlab.encoders.adapters import FourBit
 from cirlab.encoders.llm import Attention, Dtype, EmbeddingLLM, LLMProcessor, Pooling
-from cirlab.encoders.mllm_processor import TEXT_MARK, check_marks
+from cirlab.encoders.mllm.processor import TEXT_MARK, check_marks
 from cirlab.errors import UserError
 
 

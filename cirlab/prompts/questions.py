@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cirlab.encoders.mllm_processor import IMAGE_MARK, TEXT_MARK
+from cirlab.encoders.mllm.processor import IMAGE_MARK, TEXT_MARK
 from cirlab.errors import UserError
 from cirlab.reading.jsonl import shown
 

@@ -26,7 +26,7 @@ from bench.multimodal.model import Embedder, random_weights
 from bench.multimodal.page import BEGIN, END, Card, Entry, section, write_section
 from bench.multimodal.step import Measured, Variant
 from cirlab.encoders.adapters import FourBit, Lora
-from cirlab.encoders.mllm import EmbeddingMLLM
+from cirlab.encoders.mllm.embedder import EmbeddingMLLM
 from cirlab.errors import UserError
 
 CPU = torch.device("cpu")

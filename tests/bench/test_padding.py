@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bench.padding import BATCH, mixed_texts, padding
-from cirlab.encoders.mllm import MLLMSettings, load_mllm
-from cirlab.encoders.mllm_processor import MLLMProcessor
+from cirlab.encoders.mllm.embedder import MLLMSettings, load_mllm
+from cirlab.encoders.mllm.processor import MLLMProcessor
 
 
 def test_groups_of_similar_length_have_little_padding() -> None:

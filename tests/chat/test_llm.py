@@ -8,7 +8,7 @@ import torch
 
 from cirlab.chat.llm import Decoding, InstructionLLM
 from cirlab.encoders.adapters import FourBit
-from cirlab.encoders.scratch_mllm import CHAT_TEMPLATE
+from cirlab.encoders.mllm.scratch import CHAT_TEMPLATE
 from cirlab.errors import UserError
 from cirlab.triplets.prompt import TripletPrompt
 from tests.tiny_mllm import write_tiny_mllm

@@ -23,7 +23,7 @@ from cirlab.cli import main
 from cirlab.command.checkpoint_config import CONFIG
 from cirlab.command.export import Export
 from cirlab.encoders.adapters import FourBit, Lora, TowerLora
-from cirlab.encoders.blip_weights import load_blip
+from cirlab.encoders.blip.weights import load_blip
 from cirlab.errors import UserError
 from cirlab.records import DecodedImage, Query
 from lightning_modules import CLIP, ClipFromScratch, CoLLM, EmbeddingLanguageModel

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from cirlab.dialogue.answerers import BlipAnswerer, MLLMAnswerer, Remembering, WorldAnswerer
-from cirlab.encoders.scratch_mllm import subword_tokenizer
+from cirlab.encoders.mllm.scratch import subword_tokenizer
 from cirlab.errors import UserError
 from cirlab.records import DecodedImage, Image
 from cirlab.world.image import SceneImage

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from transformers import AutoProcessor
 
-from cirlab.encoders.blip_collate import Augmentation
+from cirlab.encoders.blip.collate import Augmentation
 from cirlab.errors import UserError
 from cirlab.records import Caption, Item, Pair, Query
 from datamodules import FolderData

@@ -16,8 +16,8 @@ from cirlab.benchmarks import COCOFacet, WorldFacet
 from cirlab.benchmarks.base import Benchmark
 from cirlab.benchmarks.coco_facet import PLACES
 from cirlab.encoders.adapters import Lora
-from cirlab.encoders.mllm import MLLMSettings
-from cirlab.encoders.mllm_processor import Prompt
+from cirlab.encoders.mllm.embedder import MLLMSettings
+from cirlab.encoders.mllm.processor import Prompt
 from cirlab.errors import UserError
 from cirlab.prompts import FixedPrompt, PromptByFacet
 from cirlab.records import PromptedPair, SampleKey

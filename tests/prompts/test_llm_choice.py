@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser
 
 from cirlab import distributed
 from cirlab.chat.llm import Decoding, InstructionLLM
-from cirlab.encoders.scratch_mllm import CHAT_TEMPLATE
+from cirlab.encoders.mllm.scratch import CHAT_TEMPLATE
 from cirlab.errors import UserError
 from cirlab.prompts import ChosenPrompts, LLMChoice, PromptChooser, Wording, llm_choice
 from cirlab.prompts.asking import letter_of

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from cirlab.chat.llm import Decoding, Message, Reply
-from cirlab.encoders.scratch_mllm import CHAT_TEMPLATE, subword_tokenizer
+from cirlab.encoders.mllm.scratch import CHAT_TEMPLATE, subword_tokenizer
 from cirlab.triplets.prompt import PROMPT, answer
 
 COLOURS = ("red", "green", "blue", "black")

@@ -1,0 +1,1 @@
+"""Models that turn images, texts and questions into vectors, words or scores."""

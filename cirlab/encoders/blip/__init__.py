@@ -1,0 +1,1 @@
+"""BLIP: two towers to search with, and encoders that read a picture together with words."""

@@ -1,0 +1,92 @@
+"""A small BLIP without weights: what it needs before its first training step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import BlipConfig, BlipTextLMHeadModel, BlipVisionModel
+
+from cirlab.encoders.blip.weights import (
+    DECODE,
+    BlipForImageTextRetrieval,
+    BlipParts,
+    processor_for,
+    share_decoder,
+    with_blip_tokens,
+)
+from cirlab.encoders.scratch import word_tokenizer
+from cirlab.errors import UserError
+
+#: Spread of weights at the start. transformers' own for the image tower would leave the positions
+#: of patches at zero.
+INITIALIZER_RANGE = 0.02
+
+
+def new_blip(
+    vision: Mapping[str, Any],
+    text: Mapping[str, Any],
+    *,
+    dim: int,
+    words: Sequence[str],
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    decoder: bool,
+) -> BlipParts:
+    """A BLIP of random weights, with one token a word.
+
+    Args:
+        vision: transformers configuration of the image tower.
+        text: that of the text encoder, and of the decoder; vocabulary size and special tokens are
+            filled in.
+        dim: dimensions of the space that images and texts share.
+        words: the vocabulary.
+        mean: of the pixels in [0, 1], a channel.
+        std: of the pixels in [0, 1], a channel.
+        decoder: add one.
+    """
+    places = text.get("max_position_embeddings", 512)
+    tokenizer = with_blip_tokens(word_tokenizer(words, max_length=places))
+    # A text begins with what word_tokenizer calls its beginning; BLIP's [DEC] took that name.
+    tokenizer.cls_token, tokenizer.sep_token = "<bos>", tokenizer.eos_token
+    filled = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.convert_tokens_to_ids(DECODE),
+        "sep_token_id": tokenizer.sep_token_id,
+        "eos_token_id": tokenizer.sep_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "initializer_range": INITIALIZER_RANGE,
+    }
+    config: Any = BlipConfig(
+        vision_config={"initializer_range": INITIALIZER_RANGE} | dict(vision),
+        text_config=dict(text) | filled,
+        image_text_hidden_size=dim,
+        initializer_range=INITIALIZER_RANGE,
+    )
+    model = BlipForImageTextRetrieval(config)
+    speaker = share_decoder(BlipTextLMHeadModel(config.text_config), model) if decoder else None
+    size = config.vision_config.image_size
+    return BlipParts(model, processor_for(tokenizer, size, mean, std), speaker)
+
+
+def set_image_tower(model: Any, folder: Path) -> None:
+    """Give a BLIP the image tower of a folder.
+
+    Raises:
+        UserError: there is none, or it is of another architecture.
+    """
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"from_scratch.vision_weights: there is no image tower in {folder}; train one first "
+            "(`python -m cirlab fit -c experiments/zoo/blip_tower.yaml`), or set vision_weights to "
+            "null"
+        )
+    weights = BlipVisionModel.from_pretrained(folder).state_dict()
+    shapes = {name: value.shape for name, value in model.vision_model.state_dict().items()}
+    if {name: value.shape for name, value in weights.items()} != shapes:
+        raise UserError(
+            f"from_scratch.vision_weights: the image tower in {folder} is of another architecture "
+            "than from_scratch.vision; give both the same configuration"
+        )
+    model.vision_model.load_state_dict(weights)

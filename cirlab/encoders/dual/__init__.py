@@ -1,0 +1,1 @@
+"""Dual encoders: an image tower and a text tower that share one space."""

@@ -1,0 +1,1 @@
+"""Multimodal LLMs: they embed, answer, and look at one picture under many prompts."""
