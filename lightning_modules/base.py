@@ -15,12 +15,14 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 
+from cirlab.benchmarks.base import QueryKind
 from cirlab.encoders.cut_texts import CutTexts
 from cirlab.encoders.mllm.embedder import EmbeddingMLLM
 from cirlab.encoders.mllm.prompt_length import check_prompts
 from cirlab.records import Image, Item, Query
 from cirlab.retrieval.views import Approximation, Views, view_name
-from lightning_modules.learner import Inputs, Learner, Schedule
+from lightning_modules.learner import Inputs, Learner
+from lightning_modules.schedule import Schedule
 
 
 class RetrievalModule(Learner):
@@ -39,6 +41,8 @@ class RetrievalModule(Learner):
 
     #: Whether `rerank` is there: a second stage that reads query and item together.
     reranks: ClassVar[bool] = False
+    #: Kinds of queries of which `encode_baselines` gives parts that are ranked beside them.
+    composed_kinds: ClassVar[frozenset[QueryKind]] = frozenset({"composed"})
     #: What each gallery is looked at for, by its id; set by the retrieval callback before it has
     #: galleries encoded.
     views: Mapping[str, Views] = MappingProxyType({})
@@ -67,8 +71,9 @@ class RetrievalModule(Learner):
         """Unit vectors of a composed query's parts by the same encoder.
 
         Returns {"image_only": (B, D), "text_only": (B, D)}, the same for every batch of a
-        benchmark, or nothing where the method has no such parts. They count for composed queries
-        only; the retrieval callback adds their sum.
+        benchmark, or nothing where the method has no such parts. They count for queries of
+        `composed_kinds` only; the retrieval callback adds their sum, and counts for how many
+        queries the whole is better and worse than each.
         """
         return {}
 

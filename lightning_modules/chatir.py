@@ -32,7 +32,8 @@ from cirlab.recall_surrogate import RecallSurrogate
 from cirlab.records import Image, Pair, Query
 from lightning_modules.base import RetrievalModule
 from lightning_modules.frozen_features import frozen_vectors
-from lightning_modules.learner import Inputs, Schedule
+from lightning_modules.learner import Inputs
+from lightning_modules.schedule import Schedule
 
 log = logging.getLogger(__name__)
 

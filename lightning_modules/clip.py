@@ -38,7 +38,8 @@ from cirlab.losses import ContrastiveLoss, image_ids
 from cirlab.records import Image, Pair, Query
 from lightning_modules.base import RetrievalModule
 from lightning_modules.frozen_features import frozen_features
-from lightning_modules.learner import Inputs, Schedule
+from lightning_modules.learner import Inputs
+from lightning_modules.schedule import Schedule
 
 log = logging.getLogger(__name__)
 

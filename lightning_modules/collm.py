@@ -50,7 +50,8 @@ from cirlab.records import Image, Pair, Query, Triplet
 from lightning_modules.base import RetrievalModule
 from lightning_modules.collm_query import CONNECTOR, query_snippet
 from lightning_modules.frozen_features import frozen_features
-from lightning_modules.learner import Inputs, Schedule
+from lightning_modules.learner import Inputs
+from lightning_modules.schedule import Schedule
 
 
 @dataclass

@@ -32,8 +32,9 @@ from cirlab.encoders.mllm.processor import (
 )
 from cirlab.losses import ContrastiveLoss, image_ids, text_ids
 from cirlab.records import CaptionTriplet, Image, Pair, Query
-from lightning_modules.learner import Inputs, Schedule
+from lightning_modules.learner import Inputs
 from lightning_modules.multimodal import MultimodalRetrieval
+from lightning_modules.schedule import Schedule
 
 
 @dataclass(frozen=True)

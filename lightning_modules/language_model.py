@@ -28,7 +28,8 @@ from cirlab.encoders.scratch import read_word_vectors, set_word_vectors, write_l
 from cirlab.encoders.vocabulary import WORLD, vocabulary_words
 from cirlab.losses import ContrastiveLoss
 from cirlab.records import TextPair
-from lightning_modules.learner import Inputs, Learner, Schedule
+from lightning_modules.learner import Inputs, Learner
+from lightning_modules.schedule import Schedule
 
 
 class EmbeddingLanguageModel(Learner):

@@ -12,7 +12,7 @@ from cirlab.chunking import check_chunk_size
 from cirlab.encoders.export import check_merging
 from cirlab.encoders.mllm.embedder import EmbeddingMLLM, MLLMSettings
 from lightning_modules.base import RetrievalModule
-from lightning_modules.learner import Schedule
+from lightning_modules.schedule import Schedule
 
 
 class MultimodalRetrieval(RetrievalModule):

@@ -59,7 +59,7 @@ from cirlab.records import Image, PromptedPair, Query
 from cirlab.retrieval.linear import linear_map
 from cirlab.retrieval.views import Approximation, Views, plan_views
 from lightning_modules.kept_views import KeptViews, PlacesOnly, batches
-from lightning_modules.learner import Inputs, Schedule
+from lightning_modules.learner import Inputs
 from lightning_modules.multimodal import MultimodalRetrieval
 from lightning_modules.question_maps import (
     LinearSample,
@@ -67,6 +67,7 @@ from lightning_modules.question_maps import (
     ranked_images,
     training_images,
 )
+from lightning_modules.schedule import Schedule
 
 Looking = Literal["general", "whole", "prefix", "linear"]
 

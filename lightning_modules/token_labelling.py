@@ -23,7 +23,8 @@ from transformers import AutoConfig, AutoModel
 import cirlab.encoders.blip.weights  # noqa: F401 - registers BLIP's image tower
 from cirlab.errors import UserError
 from cirlab.records import LabelledImage
-from lightning_modules.learner import Inputs, Learner, Schedule
+from lightning_modules.learner import Inputs, Learner
+from lightning_modules.schedule import Schedule
 
 log = logging.getLogger(__name__)
 

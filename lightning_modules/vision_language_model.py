@@ -30,7 +30,8 @@ from cirlab.encoders.mllm.scratch import (
 )
 from cirlab.errors import UserError
 from cirlab.records import Conversation, SampleKey
-from lightning_modules.learner import Inputs, Learner, Schedule
+from lightning_modules.learner import Inputs, Learner
+from lightning_modules.schedule import Schedule
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ import torch
 
 from cirlab.command.checkpoint_config import CONFIG
 from cirlab.command.export import Export
-from lightning_modules.learner import FROZEN_BASE, FROZEN_FINGERPRINT, Learner
+from lightning_modules.learned_weights import FROZEN_BASE, FROZEN_FINGERPRINT
+from lightning_modules.learner import Learner
 
 
 def learned(module: Learner, path: Path) -> Path:

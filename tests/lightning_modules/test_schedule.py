@@ -10,7 +10,8 @@ import torch
 
 from cirlab.errors import UserError
 from cirlab.records import Pair
-from lightning_modules.learner import Learner, Schedule
+from lightning_modules.learner import Learner
+from lightning_modules.schedule import Schedule
 from tests.datamodules.toys import NumbersData, collate_pairs, trainer
 
 
