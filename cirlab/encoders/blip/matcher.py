@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
 from cirlab.encoders.blip.weights import DECODE, ENCODE, BlipParts, save_blip
-from cirlab.encoders.dual.model import BlipEncoder
+from cirlab.encoders.dual.blip import BlipEncoder
 
 #: Bounds of the learned temperature (github.com/salesforce/BLIP, models/blip_retrieval.py).
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 0.5
@@ -35,7 +35,8 @@ class BlipMatcher(BlipEncoder):
         max_length: tokens of a text.
 
     Attributes:
-        temperature: learned, divides similarities. Shape (1,).
+        log_temperature: learned. BLIP learns the temperature itself, by rates that are small beside
+            it; at a rate of 0.001 it falls to a tenth within a hundred steps, and contrast with it.
         decoder: describes images, or None.
 
     Raises:
@@ -46,7 +47,7 @@ class BlipMatcher(BlipEncoder):
         super().__init__(name, parts, max_length)
         # transformers' name of it in the configuration, which the published models leave at 0.07.
         scale = self.model.config.logit_scale_init_value
-        self.temperature = nn.Parameter(torch.tensor([math.exp(-scale)]))
+        self.log_temperature = nn.Parameter(torch.tensor([-float(scale)]))
         self.decoder: Any = parts.decoder
         self.encode_id, self.decode_id = _first_tokens(self.parts)
 
@@ -56,23 +57,46 @@ class BlipMatcher(BlipEncoder):
         """The class token and all patches of images, (B, N, H), from pixels (B, 3, S, S)."""
         return hidden_images(self.model, pixels)
 
+    def hidden_of(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The same from {"pixels": (B, 3, S, S)} or as they were kept, {"hidden": (B, N, H)}."""
+        if "hidden" in inputs:
+            return inputs["hidden"].to(self.temperature.dtype)
+        return self.hidden_images(inputs["pixels"])
+
+    def embed_images(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Unit vectors (B, D) from all that `DualEncoder` takes and from kept hidden images."""
+        if "hidden" in inputs:
+            return self.image_vectors(self.hidden_of(inputs))
+        return super().embed_images(inputs)
+
     def image_vectors(self, hidden: torch.Tensor) -> torch.Tensor:
         """Unit vectors (B, D) in float32, from hidden images (B, N, H)."""
         return image_vectors(self.model, hidden)
 
+    @property
+    def temperature(self) -> torch.Tensor:
+        """Divides similarities. Shape (1,)."""
+        return self.log_temperature.exp()
+
     def clamp_temperature(self) -> None:
         """Keep it where BLIP keeps it."""
         with torch.no_grad():
-            self.temperature.clamp_(MIN_TEMPERATURE, MAX_TEMPERATURE)
+            self.log_temperature.clamp_(math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE))
 
-    def towers(self, images: bool) -> nn.Module:
+    def towers(self, images: bool, projection: bool = False) -> nn.Module:
         """A copy of what embeds texts and, with `images`, images; without gradient.
 
         The cross-attention, which a text alone never meets, is left out.
+
+        Args:
+            images: with image tower and projection.
+            projection: with the projection alone, of images whose class token is known.
         """
         kept = {"text_encoder": self.model.text_encoder, "text_proj": self.model.text_proj}
         if images:
-            kept |= {"vision_model": self.model.vision_model, "vision_proj": self.model.vision_proj}
+            kept |= {"vision_model": self.model.vision_model}
+        if images or projection:
+            kept |= {"vision_proj": self.model.vision_proj}
         copied = copy.deepcopy(nn.ModuleDict(kept)).requires_grad_(False).eval()
         text_encoder: Any = copied["text_encoder"]
         for layer in text_encoder.encoder.layer:
@@ -123,7 +147,7 @@ class BlipMatcher(BlipEncoder):
 
         The temperature goes where `BlipMatcher` looks for it.
         """
-        self.model.config.logit_scale_init_value = -math.log(self.temperature.item())
+        self.model.config.logit_scale_init_value = -self.log_temperature.item()
         save_blip(self.parts, folder)
 
 

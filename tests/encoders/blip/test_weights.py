@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 
 import PIL.Image
@@ -14,14 +15,14 @@ from transformers import AutoProcessor
 
 from cirlab.encoders.blip.matcher import BlipMatcher
 from cirlab.encoders.blip.weights import load_blip, resized_positions
-from cirlab.encoders.dual.model import load_dual_encoder
+from cirlab.encoders.dual.loading import load_dual_encoder
 from cirlab.errors import UserError
 from tests.tiny_blip import tiny_blip, write_tiny_blip
 
 
 def test_one_folder_is_loaded_by_both_of_transformers_classes(tmp_path: Path) -> None:
     encoder = tiny_blip(decoder=True)
-    encoder.temperature.data.fill_(0.03)
+    encoder.log_temperature.data.fill_(math.log(0.03))
     encoder.save(tmp_path)
     retrieval = transformers.BlipForImageTextRetrieval.from_pretrained(tmp_path)
     captioning, info = transformers.BlipForConditionalGeneration.from_pretrained(
