@@ -14,12 +14,14 @@ from torch import Tensor
 from cirlab import distributed
 from cirlab.benchmarks.base import Benchmark
 from cirlab.errors import UserError
-from cirlab.retrieval.evaluation import Encoded, Found, Gallery, Ranking, score, search
+from cirlab.retrieval.evaluation import PARTS, Encoded, Found, Gallery, Ranking, score, search
 from cirlab.retrieval.ranking import SearchResult, locate
 from cirlab.retrieval.reranking import first_of, score_blocks
 from cirlab.retrieval.views import Views, plan_views
 
 T = TypeVar("T")
+#: Queries whose parts are ranked beside them, unless the method says otherwise.
+COMPOSED = frozenset({"composed"})
 
 
 class RetrievalEvaluation(L.Callback):
@@ -145,7 +147,9 @@ class RetrievalEvaluation(L.Callback):
         galleries: dict[str, Gallery] = {}
         for benchmark in benchmarks:
             # Rank 0 ranks and scores; all others have nothing to do but hear of its errors.
-            found = _first_process(partial(self._search, benchmark, encoded, galleries))
+            parts = benchmark.kind in getattr(pl_module, "composed_kinds", COMPOSED)
+            search_it = partial(self._search, benchmark, encoded, galleries, parts)
+            found = _first_process(search_it)
             if benchmark.rerank_depth is not None:
                 with trainer.precision_plugin.forward_context():
                     found = self._rerank(pl_module, benchmark, galleries, found)
@@ -160,14 +164,17 @@ class RetrievalEvaluation(L.Callback):
         benchmark: Benchmark,
         encoded: Mapping[str, dict[str, Tensor]],
         galleries: dict[str, Gallery],
+        parts: bool,
     ) -> Found:
-        """The first stage, indexing each gallery once."""
+        """The first stage, indexing each gallery once; the parts of queries only where wanted."""
         if (key := benchmark.gallery_id) not in galleries:
             vectors = _by_index(encoded, _key("gallery", key), len(benchmark.gallery))
             views = (self._views or {}).get(key)
             galleries[key] = Gallery(benchmark.gallery, vectors, self.factory, views)
         asked = len(benchmark.asked())
         queries = _by_index(encoded, _key("queries", benchmark.name), asked)
+        if not parts:
+            queries = queries.without(PARTS)
         return search(benchmark, galleries[key], queries, top_k=self.top_k)
 
     def _rerank(

@@ -74,6 +74,18 @@ def show_table(
         console.print(protocol_line(protocol), soft_wrap=True, highlight=False)
 
 
+def show_counts(console: Console, title: str, rows: Mapping[str, Mapping[str, int]]) -> None:
+    """Print whole numbers by round."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column(ROUND, justify="right")
+    for name in dict.fromkeys(name for counts in rows.values() for name in counts):
+        table.add_column(name, justify="right", no_wrap=True)
+    for value, counts in rows.items():
+        table.add_row(value, *(f"{count:,}" for count in counts.values()))
+    console.print(f"\n{title}", style="bold", soft_wrap=True, highlight=False)
+    console.print(table)
+
+
 def show_run(run: Run, console: Console) -> None:
     """Print a table for each benchmark of a run, dialogues by round, and where everything lies."""
     record = run.record
@@ -90,5 +102,9 @@ def show_run(run: Run, console: Console) -> None:
         if rounds := found.get("breakdown", {}).get(ROUND, {}):
             by_round = [(f"{ROUND} {number}", metrics) for number, metrics in rounds.items()]
             show_table(console, f"{benchmark} by {ROUND}", None, by_round)
+        for part, counts in found.get("wins", {}).items():
+            if rounds := counts["breakdown"].get(ROUND, {}):
+                title = f"{benchmark}: queries that rank better or worse than {part} by {ROUND}"
+                show_counts(console, title.replace("_", " "), rounds)
     console.print(f"\neverything of this run: {run.folder}", soft_wrap=True, highlight=False)
     console.print("beside other runs: make compare, or make dashboard")

@@ -6,7 +6,7 @@ No model and no Lightning: the retrieval callback gathers the vectors and comes 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from cirlab.retrieval.ranking import locate
 from cirlab.retrieval.reranking import reranked
 from cirlab.retrieval.viewed_index import ViewedIndex
 from cirlab.retrieval.views import Views, view_name
+from cirlab.retrieval.wins import wins
 
 #: Encoded parts of a composed query that are ranked beside it.
 PARTS = ("image_only", "text_only")
@@ -50,6 +51,11 @@ class Encoded:
     def kept(self, name: str) -> Tensor:
         """The vectors of valid items. Shape (V, D)."""
         return self.vectors[name][self.valid]
+
+    def without(self, names: Collection[str]) -> Encoded:
+        """All but some vectors."""
+        kept = {name: rows for name, rows in self.vectors.items() if name not in names}
+        return Encoded(kept, self.valid)
 
 
 @dataclass(frozen=True)
@@ -233,15 +239,18 @@ def _scores(benchmark: Benchmark, gallery: Gallery, found: Found) -> dict[str, A
     if not benchmark.answered:
         return {"metrics": {}, "baselines": {}, "breakdown": {}}
     queries, ranks = found.queries, found.ranked.ranks
+    parts = {
+        name: gallery.rank_part(part, queries, found.view)
+        for name, part in baselines(found.vectors).items()
+    }
     return {
         "metrics": benchmark.metrics(ranks, queries),
-        "baselines": {
-            name: benchmark.metrics(gallery.rank_part(part, queries, found.view), queries)
-            for name, part in baselines(found.vectors).items()
-            if benchmark.kind == "composed"
-        },
+        "baselines": {name: benchmark.metrics(part, queries) for name, part in parts.items()},
         "breakdown": {
             tag: benchmark.breakdown(ranks, queries, tag) for tag in benchmark.breakdowns
+        },
+        "wins": {
+            name: wins(ranks, part, queries, benchmark.breakdowns) for name, part in parts.items()
         },
     }
 
@@ -283,7 +292,7 @@ def averaged(encoded: Encoded, wordings: int) -> Encoded:
 
 
 def baselines(vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The parts of composed queries and the sum of their unit vectors, each (Q, D)."""
+    """The parts of queries that have two, and the sum of their unit vectors, each (Q, D)."""
     if any(part not in vectors for part in PARTS):
         return {}
     parts = {part: vectors[part].float() for part in PARTS}

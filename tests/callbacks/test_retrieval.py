@@ -73,6 +73,32 @@ def test_baselines_rank_in_their_own_space() -> None:
     assert results["baselines"]["text_only"] == expected(benchmark, text, space)
 
 
+def test_queries_are_counted_that_their_parts_alone_rank_worse() -> None:
+    module, benchmark = LookupModule(), LookupBenchmark()
+    callback, _ = validate(benchmark, module=module)
+    index = GalleryIndex([i.id for i in benchmark.gallery], module.get_buffer("gallery")[:23])
+    whole, text = (
+        index.target_ranks(module.get_buffer(name)[:11], benchmark.queries).targets[:, 0]
+        for name in ("query", "text_only")
+    )
+    counts = callback.results["lookup"]["wins"]["text_only"]["all"]
+    assert counts == {
+        "better": int((whole < text).sum()),
+        "worse": int((whole > text).sum()),
+        "equal": int((whole == text).sum()),
+    }
+    assert counts["better"] and counts["worse"]
+
+
+def test_parts_count_for_the_kinds_of_queries_that_the_method_composes() -> None:
+    class Other(LookupModule):
+        composed_kinds = frozenset({"dialogue"})
+
+    callback, _ = validate(LookupBenchmark(), module=Other())
+    results = callback.results["lookup"]
+    assert results["baselines"] == results["wins"] == {}
+
+
 def test_breakdowns_split_the_queries_and_weigh_to_the_whole() -> None:
     callback, _ = validate(LookupBenchmark())
     results = callback.results["lookup"]
