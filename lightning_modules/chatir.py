@@ -22,7 +22,8 @@ from torch import nn
 
 from cirlab.chunking import check_chunk_size, in_chunks, split
 from cirlab.encoders.dual.collate import ImageReader
-from cirlab.encoders.dual.model import DualEncoder, Tokenizer, load_dual_encoder
+from cirlab.encoders.dual.encoder import DualEncoder, Tokenizer
+from cirlab.encoders.dual.loading import load_dual_encoder
 from cirlab.encoders.export import Exported, check_merging, dual_text, save_dual_encoder
 from cirlab.encoders.export_code import script
 from cirlab.encoders.feature_cache import FeatureCache

@@ -22,7 +22,7 @@ from torch.nn.functional import normalize
 
 from cirlab.chunking import check_chunk_size, in_chunks, split
 from cirlab.encoders.dual.collate import DualQueryReader, ImageReader
-from cirlab.encoders.dual.model import OpenClipEncoder
+from cirlab.encoders.dual.open_clip_models import OpenClipEncoder
 from cirlab.encoders.export import (
     Exported,
     check_merging,

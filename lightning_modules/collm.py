@@ -26,7 +26,8 @@ from cirlab.distributed import all_gather_object, gather, rank
 from cirlab.encoders.adapters import FourBit, Lora, TowerLora, adapters_disabled, add_lora_to_tower
 from cirlab.encoders.augmentation import rotate
 from cirlab.encoders.dual.collate import DualQueryReader, ImageReader
-from cirlab.encoders.dual.model import DualEncoder, load_dual_encoder
+from cirlab.encoders.dual.encoder import DualEncoder
+from cirlab.encoders.dual.loading import load_dual_encoder
 from cirlab.encoders.export import (
     Exported,
     check_merging,

@@ -14,7 +14,7 @@ from rich.progress import track
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from cirlab.encoders.dual.model import DualEncoder, DualProcessor
+from cirlab.encoders.dual.encoder import DualEncoder, DualProcessor
 from cirlab.encoders.feature_cache import FeatureCache, cached_features
 from cirlab.encoders.fingerprint import fingerprint
 from cirlab.encoders.image_names import place

@@ -11,7 +11,7 @@ import yaml
 
 from cirlab.cli import main
 from cirlab.command.configuration import EXPERIMENTS
-from cirlab.encoders.dual.model import load_dual_encoder
+from cirlab.encoders.dual.loading import load_dual_encoder
 from cirlab.encoders.llm import EmbeddingLLM
 from tests.tiny_run import BENCHMARK, tiny_experiment
 

@@ -12,7 +12,7 @@ from cirlab.demo.captioning import MAX_NEW_TOKENS, AskedCaptioner, Captioner, lo
 from cirlab.demo.matching import Matcher, load_matcher
 from cirlab.dialogue.answerers import load_answerer
 from cirlab.dialogue.talk import Answerer
-from cirlab.encoders.dual.model import BLIP_PREFIX
+from cirlab.encoders.dual.blip import BLIP_PREFIX
 from cirlab.encoders.names import ZOO, ZOO_PREFIX
 from cirlab.records import Image
 

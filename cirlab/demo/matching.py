@@ -9,7 +9,9 @@ import torch
 
 from cirlab.encoders.blip.matcher import BlipMatcher
 from cirlab.encoders.blip.weights import load_blip
-from cirlab.encoders.dual.model import BLIP_PREFIX, CAPTION_LENGTH, DualEncoder, load_dual_encoder
+from cirlab.encoders.dual.blip import BLIP_PREFIX, CAPTION_LENGTH
+from cirlab.encoders.dual.encoder import DualEncoder
+from cirlab.encoders.dual.loading import load_dual_encoder
 from cirlab.records import Image
 
 

@@ -41,7 +41,7 @@ from cirlab.dialogue.questioners import ListQuestioner, LLMQuestioner, Unanswere
 from cirlab.dialogue.retriever import DualMethod, GalleryRetriever
 from cirlab.dialogue.talk import Answerer, Questioner
 from cirlab.encoders.adapters import FourBit
-from cirlab.encoders.dual.model import load_dual_encoder
+from cirlab.encoders.dual.loading import load_dual_encoder
 from cirlab.encoders.llm import Dtype
 from cirlab.errors import UserError
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._pytree import tree_map_only
 
 from cirlab.encoders.dual.collate import DualQueryReader, ImageReader
-from cirlab.encoders.dual.model import DualEncoder
+from cirlab.encoders.dual.encoder import DualEncoder
 from cirlab.encoders.fingerprint import fingerprint
 from cirlab.errors import UserError
 from cirlab.records import Image, Query
@@ -147,7 +147,7 @@ class DualMethod(nn.Module):
     """A dual encoder as it is, e.g. CLIP zero-shot.
 
     Args:
-        encoder: `cirlab.encoders.dual.model.load_dual_encoder`.
+        encoder: `cirlab.encoders.dual.loading.load_dual_encoder`.
     """
 
     def __init__(self, encoder: DualEncoder) -> None:

@@ -19,7 +19,9 @@ from transformers import PreTrainedModel
 
 from cirlab.encoders.adapters import SECOND_ADAPTER
 from cirlab.encoders.blip.checkpoint import is_checkpoint_file
-from cirlab.encoders.dual.model import BlipEncoder, DualEncoder, OpenClipEncoder
+from cirlab.encoders.dual.blip import BlipEncoder
+from cirlab.encoders.dual.encoder import DualEncoder
+from cirlab.encoders.dual.open_clip_models import OpenClipEncoder
 from cirlab.encoders.export_code import (
     BLIP_IMAGE,
     BLIP_TEXT,

@@ -7,7 +7,7 @@ import pytest
 
 from cirlab.benchmarks.world_dialogue import WorldDialogue
 from cirlab.dialogue.retriever import DualMethod, GalleryRetriever
-from cirlab.encoders.dual.model import load_dual_encoder
+from cirlab.encoders.dual.loading import load_dual_encoder
 from cirlab.errors import UserError
 from cirlab.retrieval.evaluation import Encoded, Gallery, search
 

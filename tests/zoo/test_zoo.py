@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cirlab.benchmarks import WorldTextToImage
-from cirlab.encoders.dual.model import load_dual_encoder
+from cirlab.encoders.dual.loading import load_dual_encoder
 from cirlab.encoders.llm import EmbeddingLLM
 from cirlab.encoders.names import ZOO
 from cirlab.world.language import full_caption

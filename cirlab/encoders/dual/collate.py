@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from cirlab.encoders.dual.model import DualProcessor
+from cirlab.encoders.dual.encoder import DualProcessor
 from cirlab.encoders.feature_cache import FeatureCache
 from cirlab.records import Image, Query
 
@@ -22,13 +22,13 @@ class ImageReader:
 
     Attributes:
         processor: reads pixels.
-        cache: features or vectors by image.
-        cached: which of both it holds.
+        cache: features, vectors or hidden images by image.
+        cached: which of them it holds.
     """
 
     processor: DualProcessor
     cache: FeatureCache | None = None
-    cached: Literal["features", "vectors"] = "features"
+    cached: Literal["features", "vectors", "hidden"] = "features"
 
     def __call__(self, images: Sequence[Image]) -> dict[str, Any]:
         if self.cache is not None and all(image in self.cache for image in images):

@@ -8,7 +8,7 @@ import PIL.Image
 import torch
 
 from cirlab.encoders.dual.collate import DualQueryReader, ImageReader
-from cirlab.encoders.dual.model import load_dual_encoder
+from cirlab.encoders.dual.loading import load_dual_encoder
 from cirlab.records import DecodedImage, Query
 from lightning_modules import CLIP
 from tests.tiny import write_tiny_clip

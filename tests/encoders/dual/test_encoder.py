@@ -1,4 +1,4 @@
-"""The text side of dual encoders: which weights it has, how long a text may be, what is cut."""
+"""What all dual encoders share: a text side, lengths of texts and what is cut, sizes of images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from cirlab.encoders.dual.collate import DualQueryReader, ImageReader
-from cirlab.encoders.dual.model import DualEncoder, OpenClipEncoder, load_dual_encoder
+from cirlab.encoders.dual.encoder import DualEncoder
+from cirlab.encoders.dual.loading import load_dual_encoder
+from cirlab.encoders.dual.open_clip_models import OpenClipEncoder
 from cirlab.encoders.scratch import write_clip_folder
 from cirlab.errors import UserError
 from cirlab.records import Query

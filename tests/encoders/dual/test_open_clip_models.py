@@ -1,23 +1,19 @@
-"""Dual encoders through the calls that load real weights: open_clip, timm towers, BLIP."""
+"""Models of open_clip through the calls that load real weights, with timm's towers too."""
 
 from __future__ import annotations
 
-import json
 import pickle
-import shutil
 from pathlib import Path
 
 import PIL.Image
 import pytest
 import torch
-from transformers import AutoTokenizer, BlipForImageTextRetrieval
 
 from cirlab.encoders.adapters import TowerLora, adapters_disabled, add_lora_to_tower
-from cirlab.encoders.dual.model import OpenClipEncoder, load_dual_encoder
-from cirlab.encoders.names import ZOO
+from cirlab.encoders.dual.loading import load_dual_encoder
+from cirlab.encoders.dual.open_clip_models import OpenClipEncoder
 from cirlab.encoders.scratch import write_clip_folder
-from cirlab.errors import UserError
-from tests.tiny import WORDS, write_tiny_blip, write_tiny_clip
+from tests.tiny import WORDS, write_tiny_clip
 
 
 @pytest.fixture(scope="module")
@@ -93,58 +89,3 @@ def test_a_timm_tower_splits_into_backbone_and_projection(tmp_path: Path) -> Non
     features = encoder.backbone_features(pixels)
     assert features.shape == (2, 1280)
     torch.testing.assert_close(encoder.project_features(features), encoder.image_embeddings(pixels))
-
-
-def test_blip_loads_from_a_transformers_folder(tmp_path: Path) -> None:
-    encoder = load_dual_encoder(f"blip:{write_tiny_blip(tmp_path)}").eval()
-    pixels = encoder.processor.images([photo("red"), photo("blue")])
-    texts = ["a red circle", "a blue"]
-    images, captions = (
-        encoder.encode_images(pixels),
-        encoder.encode_texts(encoder.processor.tokenize(texts)),
-    )
-    assert images.shape == captions.shape == (2, 16)
-    # transformers' own contrastive path is the oracle.
-    reference = BlipForImageTextRetrieval.from_pretrained(tmp_path).eval()
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    tokens = tokenizer(texts, padding=True, return_tensors="pt")
-    with torch.no_grad():
-        scores = reference(
-            input_ids=tokens["input_ids"],
-            attention_mask=tokens["attention_mask"],
-            pixel_values=pixels,
-            use_itm_head=False,
-        )[0]
-    torch.testing.assert_close(images @ captions.T, scores, atol=1e-5, rtol=1e-4)
-
-
-def test_folders_that_hold_no_model_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no open_clip_config\.json"):
-        load_dual_encoder(f"local-dir:{tmp_path}")
-    (tmp_path / "open_clip_config.json").write_text("{")
-    with pytest.raises(UserError, match="is not JSON"):
-        load_dual_encoder(f"local-dir:{tmp_path}")
-    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {}}))
-    with pytest.raises(UserError, match="holds no weights"):
-        load_dual_encoder(f"local-dir:{tmp_path}")
-
-
-def test_weights_that_are_nowhere_are_named_with_the_way_out() -> None:
-    with pytest.raises(UserError, match=r"'ViT-Q-99' \(clip\) are neither in a local folder"):
-        load_dual_encoder("ViT-Q-99")
-
-
-@pytest.mark.parametrize("broken", ["configuration", "weights"])
-def test_weights_that_lie_there_but_do_not_load_are_told_so(tmp_path: Path, broken: str) -> None:
-    folder = tmp_path / "clip"
-    shutil.copytree(ZOO / "tiny_clip", folder)
-    config, weights = folder / "open_clip_config.json", folder / "open_clip_model.safetensors"
-    if broken == "configuration":
-        config.write_text(config.read_text().replace('"embed_dim": 128', '"embed_dim": 64'))
-        says = r"do not fit the configuration beside them: .*cause: .*size mismatch for"
-    else:
-        weights.write_bytes(weights.read_bytes()[:1000])
-        says = r"lie in a local folder but cannot be read; copy them again"
-    with pytest.raises(UserError, match=says) as caught:
-        load_dual_encoder(f"local-dir:{folder}")
-    assert "hub" not in str(caught.value)
