@@ -17,6 +17,7 @@ from datamodules.world import WorldData
 from datamodules.world_conversations import WorldConversationData
 from datamodules.world_dialogues import WorldDialogueData
 from datamodules.world_labels import WorldLabelData
+from datamodules.world_rewriting import WorldRewritingData
 
 __all__ = [
     "CIRRData",
@@ -34,4 +35,5 @@ __all__ = [
     "WorldData",
     "WorldDialogueData",
     "WorldLabelData",
+    "WorldRewritingData",
 ]

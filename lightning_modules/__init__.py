@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lightning_modules.answer_matching import AnswerThenMatch
 from lightning_modules.blip import Blip, BlipFromScratch
+from lightning_modules.chat_language_model import ChatLanguageModel, LLMFromScratch
 from lightning_modules.chatir import ChatIR
 from lightning_modules.clip import CLIP, ClipFromScratch
 from lightning_modules.collm import CoLLM
@@ -19,10 +20,12 @@ __all__ = [
     "Blip",
     "BlipFromScratch",
     "ChatIR",
+    "ChatLanguageModel",
     "ClipFromScratch",
     "CoLLM",
     "EmbeddingLanguageModel",
     "InstructCIR",
+    "LLMFromScratch",
     "MLLMFromScratch",
     "Promptable",
     "TokenLabelling",

@@ -56,7 +56,7 @@ class DialoguePrompt:
     def __post_init__(self) -> None:
         marks = (("user", "dialogue"), ("caption", "caption"), ("round", "question"))
         for name, mark in (*marks, ("round", "answer"), ("candidate", "description")):
-            _check_mark(name, getattr(self, name), mark)
+            check_mark(name, getattr(self, name), mark)
         if self.looks and self.example is not None:
             raise UserError(
                 "the prompt has both {candidates} and an example, which has none; set example to "
@@ -87,11 +87,11 @@ class DialoguePrompt:
     def _message(
         self, caption: str, rounds: Sequence[Round], descriptions: Sequence[str]
     ) -> Message:
-        said = [_filled(self.caption, {"caption": caption})]
-        said += [_filled(self.round, each._asdict()) for each in rounds]
-        seen = [_filled(self.candidate, {"description": text}) for text in descriptions]
+        said = [filled(self.caption, {"caption": caption})]
+        said += [filled(self.round, each._asdict()) for each in rounds]
+        seen = [filled(self.candidate, {"description": text}) for text in descriptions]
         parts = {"dialogue": "\n".join(said), "candidates": "\n".join(seen)}
-        return {"role": "user", "content": _filled(self.user, parts)}
+        return {"role": "user", "content": filled(self.user, parts)}
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,11 @@ class ListPrompt:
 
     def __post_init__(self) -> None:
         for mark in ("caption", "count"):
-            _check_mark("user", self.user, mark)
+            check_mark("user", self.user, mark)
 
     def messages(self, caption: str, count: int) -> list[Message]:
         """A chat that asks for `count` questions about the image of a caption."""
-        text = _filled(self.user, {"caption": caption, "count": str(count)})
+        text = filled(self.user, {"caption": caption, "count": str(count)})
         return [{"role": "user", "content": text}]
 
 
@@ -161,7 +161,12 @@ def _is_round(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) for v in value)
 
 
-def _check_mark(name: str, text: str, mark: str) -> None:
+def check_mark(name: str, text: str, mark: str) -> None:
+    """Refuse a part of a prompt that lacks the place for something.
+
+    Raises:
+        UserError: {mark} is not in it.
+    """
     if f"{{{mark}}}" not in text:
         raise UserError(
             f"the prompt's {name} is {text[:60]!r}, without {{{mark}}}; write it where that is to "
@@ -169,6 +174,7 @@ def _check_mark(name: str, text: str, mark: str) -> None:
         )
 
 
-def _filled(text: str, parts: Mapping[str, str]) -> str:
+def filled(text: str, parts: Mapping[str, str]) -> str:
+    """A text with every {part} replaced by what it stands for."""
     # In one pass: words of a dialogue that look like a place are words.
     return re.sub(rf"\{{({'|'.join(parts)})\}}", lambda found: parts[found[1]], text)
