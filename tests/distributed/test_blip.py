@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from cirlab.momentum import Vectors
 from lightning_modules import Blip
 from lightning_modules.blip import Contrast
+from lightning_modules.blip.losses import ReadPairs
 from tests.distributed.processes import WORLD, run_in_processes
 from tests.tiny_blip import pair, pairs, write_tiny_blip
 
@@ -52,20 +51,15 @@ def learn_share(rank: int, folder: str) -> dict[str, dict[str, Any]]:
     share = slice(rank * BATCH, (rank + 1) * BATCH)
     torch.manual_seed(rank)
     matching = module_of(folder, negative_all_rank=True)
-    drawn = matching._candidates(*_seen(matching, share))
+    drawn = _read(matching, share).of_all_processes(None)
     return {
         "contrast": learn(folder, share, itm_weight=0.0),
-        "pool": {"ids": drawn.ids, "hidden": drawn.hidden.detach(), **drawn.tokens},
+        "pool": {"ids": drawn.ids, "hidden": drawn.patches.detach(), **drawn.tokens},
     }
 
 
-def _seen(module: Blip, share: slice) -> tuple[Vectors, Tensor, Any, Tensor]:
-    batch = module.train_collator()(records()[share])
-    encoder = module.encoder
-    assert encoder is not None
-    hidden = encoder.hidden_images(batch["image"]["pixels"])
-    vectors = Vectors(encoder.image_vectors(hidden), encoder.encode_texts(batch["text"]))
-    return vectors, hidden, batch["text"], batch["ids"]
+def _read(module: Blip, share: slice) -> ReadPairs:
+    return module._read_pairs(module.train_collator()(records()[share]))
 
 
 def test_two_processes_are_one_with_both_batches(tmp_path: Path) -> None:
@@ -83,13 +77,12 @@ def test_two_processes_are_one_with_both_batches(tmp_path: Path) -> None:
         for name, expected in whole["queue"].items():
             torch.testing.assert_close(part["queue"][name], expected)
     # Negatives of all processes: the same on both, in rank order, texts padded to one length.
-    alone = module_of(folder)
-    _, hidden, tokens, ids = _seen(alone, slice(None))
+    alone = _read(module_of(folder), slice(None))
     for pool in (first["pool"], second["pool"]):
-        assert torch.equal(pool["ids"], ids)
-        torch.testing.assert_close(pool["hidden"], hidden)
-        assert torch.equal(pool["input_ids"], tokens["input_ids"])
-        assert torch.equal(pool["attention_mask"], tokens["attention_mask"])
+        assert torch.equal(pool["ids"], alone.ids)
+        torch.testing.assert_close(pool["hidden"], alone.patches)
+        assert torch.equal(pool["input_ids"], alone.tokens["input_ids"])
+        assert torch.equal(pool["attention_mask"], alone.tokens["attention_mask"])
 
 
 def train(rank: int, folder: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""BLIP as a method: its losses, what it freezes and keeps, its second stage, what it writes."""
+"""BLIP as a method: what it learns, freezes and keeps, and what it writes."""
 
 from __future__ import annotations
 
@@ -9,48 +9,28 @@ import lightning as L
 import pytest
 import torch
 import transformers
-from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from transformers import AutoProcessor
 
+from callbacks import RetrievalEvaluation
+from cirlab.benchmarks import WorldDialogue
 from cirlab.encoders.blip.collate import Augmentation
 from cirlab.errors import UserError
-from cirlab.records import Caption, Item, Pair, Query
-from datamodules import FolderData
+from cirlab.records import Item, Query
+from datamodules import FolderData, WorldDialogueData
 from lightning_modules import Blip
 from lightning_modules.blip import BlipFromScratch, Contrast
-from lightning_modules.learner import Schedule
+from lightning_modules.schedule import Schedule
 from tests.callbacks.lookup import quiet_trainer
 from tests.datamodules.toys import write_jsonl
-from tests.tiny_blip import TEXT, VISION, pair, pairs, write_tiny_blip
+from tests.lightning_modules.blip.learning import CONTRAST, batch_of, blip, gradients
+from tests.tiny_blip import TEXT, VISION, pairs, write_tiny_blip
 from tests.tiny_export import export, run_card
-
-CONTRAST = Contrast(queue_size=8, momentum=0.5, alpha=0.4)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_tiny_blip(tmp_path_factory.mktemp("blip"), decoder=True))
-
-
-def blip(folder: str, **options: Any) -> Blip:
-    """As it is when training begins."""
-    torch.manual_seed(0)
-    module = Blip(folder, **({"contrast": CONTRAST, "max_length": 16} | options))
-    module.configure_model()
-    module.add_teacher()
-    return module
-
-
-def batch_of(module: Blip, records: list[Pair]) -> Any:
-    return module.train_collator()(records)
-
-
-def gradients(module: Blip) -> dict[str, torch.Tensor]:
-    return {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
-
-
-# ---- losses -------------------------------------------------------------------------------
 
 
 def test_every_trained_weight_has_a_gradient_and_no_other(folder: str) -> None:
@@ -74,60 +54,6 @@ def test_every_trained_weight_has_a_gradient_and_no_other(folder: str) -> None:
         assert set(gradients(module)) == trained, options
         vision = any("vision" in name for name in trained)
         assert vision != module.freeze_image
-
-
-def test_weights_scale_their_losses(folder: str) -> None:
-    records = pairs(2)
-    one = blip(folder, lm_weight=1.0)
-    other = blip(folder, lm_weight=0.5, itm_weight=2.0)
-    for module in (one, other):
-        module.eval()
-    first, second = (module.losses(batch_of(module, records)) for module in (one, other))
-    torch.testing.assert_close(second["itc"], first["itc"])
-    torch.testing.assert_close(second["itm"], 2 * first["itm"])
-    torch.testing.assert_close(second["lm"], first["lm"] / 2)
-
-
-def test_matching_reads_each_pair_and_both_kinds_of_wrong_ones(folder: str) -> None:
-    """With two images each has only one other to be drawn."""
-    module = blip(folder)
-    records = [pair(0, "red"), pair(1, "blue", "is it a blue square on the left ?")]
-    batch = batch_of(module, records)
-    found = module.losses(batch)["itm"]
-    encoder = module.encoder
-    assert encoder is not None
-    hidden, tokens = encoder.hidden_images(batch["image"]["pixels"]), batch["text"]
-    swapped = {key: value.flip(0) for key, value in tokens.items()}
-    logits = torch.cat(
-        [
-            encoder.match(tokens, hidden),
-            encoder.match(tokens, hidden.flip(0)),
-            encoder.match(swapped, hidden),
-        ]
-    )
-    labels = torch.tensor([1, 1, 0, 0, 0, 0])
-    torch.testing.assert_close(found, cross_entropy(logits, labels))
-
-
-def test_an_image_is_no_wrong_one_for_its_other_caption(folder: str) -> None:
-    module = blip(folder)
-    records = [pair(0, "red"), pair(0, "red", "a square")]
-    batch = batch_of(module, records)
-    encoder = module.encoder
-    assert encoder is not None
-    logits = encoder.match(batch["text"], encoder.hidden_images(batch["image"]["pixels"]))
-    expected = cross_entropy(logits, torch.tensor([1, 1]))
-    torch.testing.assert_close(module.losses(batch)["itm"], expected)
-
-
-def test_the_queue_and_the_slow_encoders_follow(folder: str) -> None:
-    module = blip(folder, optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
-    assert module.queue is not None and module.teacher is not None
-    batch = batch_of(module, pairs(3))
-    for size in (3, 6, 8):
-        module.losses(batch)
-        assert len(module.queue.ids) == size
-    assert set(module.queue.ids.tolist()) == set(batch["ids"].tolist())
 
 
 def test_soft_targets_come_gradually(folder: str) -> None:
@@ -227,6 +153,32 @@ def test_dropout_and_augmentation_belong_to_training_alone(folder: str) -> None:
     assert encoder.training and not module.teacher.training
 
 
+def test_arguments_that_contradict_each_other_are_refused(folder: str) -> None:
+    for options, says in (
+        ({"cache_features": True}, "cache_features: true keeps one vector of each picture"),
+        ({"cache_features": True, "freeze_image": True}, "set freeze_image: true, itm_weight: 0"),
+        ({"itm_weight": -1.0}, "itm_weight is -1.0 and lm_weight 0.0; set each to 0 or more"),
+        ({"model": None}, "takes either model or from_scratch"),
+    ):
+        with pytest.raises(UserError, match=says):
+            Blip(**({"model": folder} | options))
+    with pytest.raises(UserError, match=r"augmentation\.crop is 0; choose a share"):
+        Augmentation(crop=0)
+
+
+def test_queries_that_lose_words_are_counted_and_told(
+    folder: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = quiet_trainer(default_root_dir=str(tmp_path), callbacks=[RetrievalEvaluation()])
+    told_of = WorldDialogue(families=1, dialogues=3, rounds=2)
+    source = WorldDialogueData(
+        samples=24, batch_size=8, eval_batch_size=8, series_size=2, benchmarks=[told_of]
+    )
+    trainer.validate(Blip(folder, max_length=4), datamodule=source, verbose=False)
+    told = [record.message for record in caplog.records if "longer than" in record.message]
+    assert len(told) == 1 and told[0].startswith("world_dialogue: 9 of 9 texts are longer than")
+
+
 # ---- cached features ----------------------------------------------------------------------
 
 
@@ -276,62 +228,6 @@ def test_cached_vectors_give_the_same_losses(
     assert stored.stat().st_size < 8 * 16 * 4 + 200
 
 
-def test_arguments_that_contradict_each_other_are_refused(folder: str) -> None:
-    for options, says in (
-        ({"cache_features": True}, "cache_features: true keeps one vector of each picture"),
-        ({"cache_features": True, "freeze_image": True}, "set freeze_image: true, itm_weight: 0"),
-        ({"itm_weight": -1.0}, "itm_weight is -1.0 and lm_weight 0.0; set each to 0 or more"),
-        ({"model": None}, "takes either model or from_scratch"),
-    ):
-        with pytest.raises(UserError, match=says):
-            Blip(**({"model": folder} | options))
-    with pytest.raises(UserError, match=r"contrast\.alpha is 1\.5; choose a value from 0 to 1"):
-        Contrast(alpha=1.5)
-    with pytest.raises(UserError, match=r"augmentation\.crop is 0; choose a share"):
-        Augmentation(crop=0)
-
-
-# ---- the second stage ---------------------------------------------------------------------
-
-
-def test_the_second_stage_adds_transformers_logit_to_the_cosine(folder: str) -> None:
-    module = blip(folder).eval()
-    records = pairs(3)
-    queries = [Query(str(i), text, targets=()) for i, text in enumerate(["a red", "blue ?"])]
-    places = torch.tensor([[0, 2], [1, 0], [0, 1], [1, 2]])
-    first = torch.tensor([0.5, 0.25, 0.0, -0.5])
-    images: list[Item] = [record.image for record in records]
-    with torch.no_grad():
-        found = module.rerank(queries, images, places, first)
-    reference = transformers.BlipForImageTextRetrieval.from_pretrained(folder).eval()
-    encoder = module.encoder
-    assert encoder is not None
-    expected = []
-    for (query, image), cosine in zip(places.tolist(), first.tolist(), strict=True):
-        tokens = encoder.processor.tokenize([queries[query].text])
-        tokens["input_ids"][:, 0] = encoder.encode_id
-        pixels = encoder.processor.images([records[image].image.load()])
-        with torch.no_grad():
-            score = reference(pixel_values=pixels, **tokens).itm_score
-        expected.append(score[0, 1].item() + cosine)
-    assert found.tolist() == pytest.approx(expected, abs=1e-5)
-    assert len(set(found.tolist())) == 4
-    # The same pairs where captions are looked for.
-    captions: list[Item] = [Caption(query.id, query.text) for query in queries]
-    asked = [Query(str(i), "", (), image=record.image) for i, record in enumerate(records)]
-    with torch.no_grad():
-        other = module.rerank(asked, captions, places.flip(1), first)
-    torch.testing.assert_close(other, found)
-
-
-def test_two_images_are_not_matched(folder: str) -> None:
-    module = blip(folder).eval()
-    images: list[Item] = [record.image for record in pairs(2)]
-    asked = [Query("7", "", (), image=pairs(1)[0].image)]
-    with pytest.raises(UserError, match=r"query '7' or another one .* rerank_depth: null"):
-        module.rerank(asked, images, torch.tensor([[0, 1]]), torch.zeros(1))
-
-
 # ---- checkpoints and export ---------------------------------------------------------------
 
 
@@ -347,7 +243,7 @@ def test_a_checkpoint_trains_on_and_is_evaluated(folder: str, options: dict[str,
     state: dict[str, Any] = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(state)
     kept = set(state["state_dict"])
-    assert {"queue.pushed", "teacher.text_proj.weight", "encoder.temperature"} <= kept
+    assert {"queue.pushed", "teacher.text_proj.weight", "encoder.log_temperature"} <= kept
     assert ("encoder.model.vision_proj.weight" in kept) != module.freeze_image
     resumed = blip(folder, **options)
     resumed.on_load_checkpoint({**state})

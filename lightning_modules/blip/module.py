@@ -1,17 +1,9 @@
-"""BLIP for retrieval: contrast against slow encoders, and matching of hard pairs.
-
-Li et al., arXiv 2201.12086, sections 3 and 4.1; figures of the training from
-github.com/salesforce/BLIP, train_retrieval.py and its configurations. Image and text are searched
-by their vectors (ITC); the best of a search are put in order again by the encoder that reads both
-together (ITM). From scratch it also learns to describe pictures (LM), as in BLIP's pretraining, and
-makes the zoo's tiny BLIP.
-"""
+"""BLIP as a method: how it learns from pairs, searches by vectors and matches what it found."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,110 +11,39 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
-from torch.nn.functional import cross_entropy, normalize, pad
+from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 
-from cirlab.distributed import all_gather_object, gather, gather_with_grad
 from cirlab.encoders.blip.collate import Augmentation, AugmentedReader, PairCollator
 from cirlab.encoders.blip.export import blip_snippet
-from cirlab.encoders.blip.matcher import BlipMatcher, hidden_images, image_vectors, text_vectors
-from cirlab.encoders.blip.scratch import new_blip, set_image_tower
-from cirlab.encoders.blip.weights import TOKENIZER, BlipParts, load_blip
+from cirlab.encoders.blip.matcher import BlipMatcher
+from cirlab.encoders.blip.weights import TOKENIZER, load_blip
 from cirlab.encoders.dual.collate import DualQueryReader, ImageReader
 from cirlab.encoders.export import Exported, check_merging
 from cirlab.encoders.export_code import script
 from cirlab.encoders.feature_cache import FeatureCache
 from cirlab.encoders.llm import checkpoint_layers
-from cirlab.encoders.vocabulary import WORLD, vocabulary_words
 from cirlab.errors import UserError
-from cirlab.matching import hard_negatives
-from cirlab.momentum import PairQueue, Vectors, momentum_contrast, momentum_update
-from cirlab.records import Caption, Image, Item, Pair, Query
-from cirlab.world.vocabulary import dialogue_vocabulary
+from cirlab.momentum import PairQueue, Vectors, momentum_update
+from cirlab.records import Image, Item, Pair, Query
 from lightning_modules.base import RetrievalModule
+from lightning_modules.blip.losses import (
+    ReadPairs,
+    contrast_loss,
+    describing_loss,
+    matching_loss,
+    slow_vectors,
+)
+from lightning_modules.blip.second_stage import match_logits
+from lightning_modules.blip.settings import BlipFromScratch, Contrast
 from lightning_modules.frozen_features import frozen_features
-from lightning_modules.learner import Inputs, Schedule
+from lightning_modules.learner import Inputs
+from lightning_modules.schedule import Schedule
 
 log = logging.getLogger(__name__)
 
 #: Parts of the module that only training needs.
 TEACHING = ("teacher.", "queue.")
-#: Pairs that are matched at once in the second stage.
-PAIRS = 256
-
-
-@dataclass
-class BlipFromScratch:
-    """A BLIP that starts without weights.
-
-    Attributes:
-        vision: transformers' configuration of the image tower.
-        text: that of the text encoder, and of the decoder, which shares all but its self-attention.
-        embed_dim: dimensions of the shared space.
-        vocabulary: "world", the words of captions and dialogues, or a folder of word vectors whose
-            words are taken.
-        caption_files: pairs.jsonl files whose frequent words join the vocabulary.
-        vision_weights: folder of an image tower of that configuration to start with
-            (`TokenLabelling` writes one); null starts it at random.
-        mean: of the pixels in [0, 1], a channel.
-        std: of the pixels in [0, 1], a channel.
-    """
-
-    vision: dict[str, Any]
-    text: dict[str, Any]
-    embed_dim: int = 128
-    vocabulary: str = WORLD
-    caption_files: list[str] = field(default_factory=list)
-    vision_weights: str | None = None
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-
-    def build(self, decoder: bool, start: bool) -> BlipParts:
-        """Model and processor.
-
-        Args:
-            decoder: with a text decoder.
-            start: training begins, so that an image tower is needed to start with.
-        """
-        words = vocabulary_words(self.vocabulary, self.caption_files)
-        words += dialogue_vocabulary() if self.vocabulary == WORLD else ()
-        parts = new_blip(
-            self.vision,
-            self.text,
-            dim=self.embed_dim,
-            words=list(dict.fromkeys(words)),
-            mean=self.mean,
-            std=self.std,
-            decoder=decoder,
-        )
-        if self.vision_weights is not None and start:
-            set_image_tower(parts.model, Path(self.vision_weights))
-        return parts
-
-
-@dataclass
-class Contrast:
-    """Image-text contrast (ITC) against slow encoders and a queue.
-
-    Attributes:
-        queue_size: pairs of earlier steps that are negatives, too; 0 for none.
-        momentum: share of its old weights that a slow encoder keeps in a step.
-        alpha: share of soft targets, what the slow encoders find similar.
-        alpha_warmup: fraction of all steps over which that share rises from zero; BLIP takes the
-            first of six epochs.
-    """
-
-    queue_size: int = 57600
-    momentum: float = 0.995
-    alpha: float = 0.4
-    alpha_warmup: float = 1 / 6
-
-    def __post_init__(self) -> None:
-        for name in ("momentum", "alpha", "alpha_warmup"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(
-                    f"contrast.{name} is {getattr(self, name)}; choose a value from 0 to 1"
-                )
 
 
 class Blip(RetrievalModule):
@@ -318,18 +239,26 @@ class Blip(RetrievalModule):
         return global_batch - 1 + self.contrast.queue_size
 
     def losses(self, batch: Inputs) -> dict[str, torch.Tensor]:
-        encoder, tokens, ids = self._encoder, batch["text"], batch["ids"]
+        encoder, group = self._encoder, self.data_parallel_group
+        assert self.teacher is not None and self.queue is not None, "add_teacher has not run"
         encoder.clamp_temperature()
-        hidden = self._hidden(batch["image"])
-        fast = Vectors(self._image_vectors(batch["image"], hidden), encoder.encode_texts(tokens))
-        terms = {"itc": self._contrast(fast, batch)}
+        pairs = self._read_pairs(batch)
+        frozen = pairs.vectors.images if self.freeze_image else None
+        slow, alpha = slow_vectors(self.teacher, batch, frozen), self._alpha()
+        terms = {"itc": contrast_loss(encoder, pairs, slow, self.queue, alpha=alpha, group=group)}
         if self.itm_weight:
-            assert hidden is not None
-            terms["itm"] = self.itm_weight * self._match(fast, hidden, tokens, ids)
+            candidates = pairs.of_all_processes(group) if self.negative_all_rank else pairs
+            terms["itm"] = self.itm_weight * matching_loss(encoder, pairs, candidates)
         if self.lm_weight:
-            assert hidden is not None
-            terms["lm"] = self.lm_weight * self._describe(hidden, tokens)
+            terms["lm"] = self.lm_weight * describing_loss(encoder, pairs, group)
         return terms
+
+    def _read_pairs(self, batch: Inputs) -> ReadPairs:
+        hidden = self._hidden(batch["image"])
+        vectors = Vectors(
+            self._image_vectors(batch["image"], hidden), self._encoder.encode_texts(batch["text"])
+        )
+        return ReadPairs(vectors, hidden, batch["text"], batch["ids"])
 
     def _hidden(self, image: Inputs) -> torch.Tensor | None:
         """Class token and patches, (B, N, H); None where only vectors are kept of the images."""
@@ -343,36 +272,11 @@ class Blip(RetrievalModule):
             return self._encoder.embed_images(image)
         return self._encoder.image_vectors(hidden)
 
-    def _contrast(self, fast: Vectors, batch: Inputs) -> torch.Tensor:
-        """ITC (equation 1 of ALBEF, arXiv 2107.07651, with soft targets)."""
-        assert self.queue is not None, "add_teacher has not run"
-        loss, slow, ids = momentum_contrast(
-            fast,
-            self._slow(fast, batch),
-            batch["ids"],
-            self.queue,
-            temperature=self._encoder.temperature,
-            alpha=self._alpha(),
-            group=self.data_parallel_group,
-        )
-        self.queue.push(slow, ids)
-        return loss
-
-    @torch.no_grad()
-    def _slow(self, fast: Vectors, batch: Inputs) -> Vectors:
-        teacher = self.teacher
-        assert teacher is not None
-        images = fast.images.detach()
-        if not self.freeze_image:
-            images = image_vectors(teacher, hidden_images(teacher, batch["image"]["pixels"]))
-        return Vectors(images, text_vectors(teacher, batch["text"]))
-
     def _alpha(self) -> float:
         """The share of soft targets in this step."""
-        if self._trainer is None or not self.contrast.alpha_warmup:
+        if self._trainer is None:
             return self.contrast.alpha
-        steps = self.contrast.alpha_warmup * float(self.trainer.estimated_stepping_batches)
-        return self.contrast.alpha * min(1.0, self.global_step / steps)
+        return self.contrast.alpha_at(self.global_step, self.trainer.estimated_stepping_batches)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -383,48 +287,6 @@ class Blip(RetrievalModule):
     def _towers(self) -> nn.Module:
         model: nn.Module = self._encoder.model
         return model
-
-    def _match(
-        self, fast: Vectors, hidden: torch.Tensor, tokens: Inputs, ids: torch.Tensor
-    ) -> torch.Tensor:
-        """ITM: each pair, each text with a wrong image, and each image with a wrong text."""
-        candidates = self._candidates(fast, hidden, tokens, ids)
-        scale = self._encoder.temperature.detach()
-        images = hard_negatives(fast.texts @ candidates.images.T / scale, ids, candidates.ids)
-        texts = hard_negatives(fast.images @ candidates.texts.T / scale, ids, candidates.ids)
-        padded = _widened(tokens, candidates.tokens["input_ids"].shape[1])
-        asked = [padded, padded, _rows(candidates.tokens, texts.place)]
-        shown = [hidden, candidates.hidden[images.place], hidden]
-        together = {key: torch.cat([part[key] for part in asked]) for key in padded}
-        logits = self._encoder.match(together, torch.cat(shown)).float()
-        right = torch.arange(len(logits), device=ids.device) < len(ids)
-        counted = torch.cat([torch.ones_like(images.found), images.found, texts.found])
-        each = cross_entropy(logits, right.long(), reduction="none")
-        return (each * counted).sum() / counted.sum()
-
-    def _candidates(
-        self, fast: Vectors, hidden: torch.Tensor, tokens: Inputs, ids: torch.Tensor
-    ) -> _Candidates:
-        """What negatives are drawn from."""
-        group = self.data_parallel_group
-        if not self.negative_all_rank:
-            return _Candidates(fast.images, fast.texts, hidden, tokens, ids)
-        width = max(all_gather_object(tokens["input_ids"].shape[1], group))
-        padded = _widened(tokens, width)
-        return _Candidates(
-            gather(fast.images, group),
-            gather(fast.texts, group),
-            gather_with_grad(hidden, group),
-            {key: gather(value, group) for key, value in padded.items()},
-            gather(ids, group),
-        )
-
-    def _describe(self, hidden: torch.Tensor, tokens: Inputs) -> torch.Tensor:
-        """LM: the mean over the words of all captions."""
-        total, words = self._encoder.caption_loss(tokens, hidden)
-        # Processes read different numbers of words; averaged over them, it is the mean over all.
-        every = gather(words.reshape(1), self.data_parallel_group)
-        return total / every.float().mean().clamp(min=1)
 
     def on_fit_end(self) -> None:
         if self.export_to is None or not self.trainer.is_global_zero:
@@ -452,7 +314,7 @@ class Blip(RetrievalModule):
         return self._reader
 
     def query_collator(self) -> Callable[[Sequence[Query]], Inputs]:
-        return DualQueryReader(self._reader)
+        return DualQueryReader(self._reader, tell_cut=True)
 
     def encode_images(self, inputs: Inputs, prompt: str | None = None) -> torch.Tensor:
         return self._encoder.embed_images(inputs)
@@ -470,68 +332,4 @@ class Blip(RetrievalModule):
         scores: torch.Tensor,
     ) -> torch.Tensor:
         """The logit of "they belong together" and the cosine, added (BLIP, train_retrieval.py)."""
-        asked, found = pairs.unbind(dim=1)
-        if isinstance(items[0], Image):
-            images = [item for item in items if isinstance(item, Image)]
-            words, seen = [query.text for query in queries], found
-            said = asked
-        else:
-            images = [query.image for query in queries if query.image is not None]
-            words = [item.text for item in items if isinstance(item, Caption)]
-            seen, said = asked, found
-        _check_matchable(queries, words, images, len(items))
-        reader = self._encoder.processor
-        pixels = reader.images([image.load() for image in images]).to(self.device)
-        hidden = self._encoder.hidden_images(pixels)
-        tokens = {key: value.to(self.device) for key, value in reader.tokenize(words).items()}
-        logits = [
-            self._encoder.match(_trimmed(_rows(tokens, text)), hidden[image])
-            for text, image in zip(said.split(PAIRS), seen.split(PAIRS), strict=True)
-        ]
-        return torch.cat(logits)[:, 1].float().cpu() + scores
-
-
-@dataclass(frozen=True)
-class _Candidates:
-    """Images and texts that negatives of ITM are drawn from, row by row.
-
-    Attributes:
-        images: unit vectors. Shape (M, D).
-        texts: unit vectors. Shape (M, D).
-        hidden: class token and patches. Shape (M, N, H).
-        tokens: each (M, L).
-        ids: of the images. Shape (M,), int64.
-    """
-
-    images: torch.Tensor
-    texts: torch.Tensor
-    hidden: torch.Tensor
-    tokens: Mapping[str, torch.Tensor]
-    ids: torch.Tensor
-
-
-def _rows(tokens: Mapping[str, torch.Tensor], rows: torch.Tensor) -> dict[str, torch.Tensor]:
-    return {key: value[rows.to(value.device)] for key, value in tokens.items()}
-
-
-def _widened(tokens: Mapping[str, torch.Tensor], width: int) -> dict[str, torch.Tensor]:
-    """Tokens with padding up to a width; the mask makes any token a padding."""
-    return {key: pad(value, (0, width - value.shape[1])) for key, value in tokens.items()}
-
-
-def _trimmed(tokens: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tokens without the columns that are padding in all rows."""
-    longest = int(tokens["attention_mask"].sum(dim=1).max())
-    return {key: value[:, :longest] for key, value in tokens.items()}
-
-
-def _check_matchable(
-    queries: Sequence[Query], words: Sequence[str], images: Sequence[Image], items: int
-) -> None:
-    texts = len(words) == items or all(words)
-    if not texts or len(images) not in (len(queries), items):
-        raise UserError(
-            f"the second stage reads a text together with an image, but query {queries[0].id!r} or "
-            "another one of its benchmark and what it asks for are both images or both texts; set "
-            "rerank_depth: null there"
-        )
+        return match_logits(self._encoder, queries, items, pairs) + scores
