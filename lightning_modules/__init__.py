@@ -1,4 +1,4 @@
-"""How each method learns and encodes: one file per method, readable beside its paper."""
+"""How each method learns and encodes: a file or a folder per method, readable beside its paper."""
 
 from __future__ import annotations
 
