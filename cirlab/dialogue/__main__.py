@@ -7,7 +7,6 @@ run that was stopped goes on where it was when it is started again.
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +23,7 @@ from cirlab.benchmarks.folder_dialogues import FolderDialogues
 from cirlab.benchmarks.world_dialogue import WorldDialogue
 from cirlab.benchmarks.world_families import FAMILIES
 from cirlab.chat.llm import Decoding, InstructionLLM, named_device
+from cirlab.command.terminal import tell
 from cirlab.dialogue.answerers import (
     BARE,
     BlipAnswerer,
@@ -44,8 +44,6 @@ from cirlab.encoders.adapters import FourBit
 from cirlab.encoders.dual.loading import load_dual_encoder
 from cirlab.encoders.llm import Dtype
 from cirlab.errors import UserError
-
-log = logging.getLogger(__name__)
 
 #: Who asks; those that need an LLM, and those that look at what the retriever ranks first.
 QUESTIONERS = ("list", "llm", "candidates", "unanswered", "information_gain", "human")
@@ -245,16 +243,7 @@ def main(args: Sequence[str] | None = None) -> int:
         0, or 2 if an option, a file or a model is of no use.
     """
     options = _parser().parse_args(args)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    console = Console()
-    try:
-        summary = run(options, console)
-    except UserError as error:
-        log.error("error: %s", error)
-        return 2
-    for line in summary.lines(options.output):
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
-    return 0
+    return tell(lambda console: run(options, console).lines(options.output))
 
 
 def _parser() -> argparse.ArgumentParser:

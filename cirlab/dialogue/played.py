@@ -17,14 +17,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from cirlab.dialogue.talk import Refused, Round
 from cirlab.errors import UserError
 from cirlab.reading.atomic import whole_file
-from cirlab.reading.journal import Journal, check_journal
+from cirlab.reading.journal import check_journal
 from cirlab.reading.jsonl import Row
+from cirlab.reading.numbered_journal import NumberedJournal
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,17 @@ class Tally:
             setattr(self, name, getattr(self, name) + len(row[name]))
         self.refused.update(each["fault"] for each in row["refused"])
 
+    def counts(self) -> dict[str, int]:
+        """For a bar."""
+        return {"completed": self.dialogues, "refused": self.refused.total()}
+
     def as_dict(self) -> dict[str, Any]:
         """For a file, faults in the order of their names."""
         counts = {name: value for name, value in vars(self).items() if name != "refused"}
         return counts | {"refused": dict(sorted(self.refused.items()))}
 
 
-class PlayedFiles:
+class PlayedFiles(NumberedJournal):
     """The files of one run, held by one process at a time.
 
     Args:
@@ -108,32 +112,16 @@ class PlayedFiles:
         settings: what decides them, as JSON keeps it.
 
     Raises:
-        UserError: the path has another suffix, see `Journal`, or a line is no dialogue of this run.
+        UserError: the path has another suffix, see `NumberedJournal`, or a line is no dialogue.
     """
+
+    key, piece, source = "number", "dialogue", "benchmark"
 
     def __init__(self, path: Path, count: int, settings: Mapping[str, Any]) -> None:
         self.path, self.lines, record, self.counts = _names(path)
         _check_own(path, record)
-        self.done = bytearray(count)
         self.tally = Tally()
-        self._journal = Journal((self.lines,), record, settings, output=path)
-        try:
-            for row in self._journal.rows(self.lines):
-                self._take(row)
-        except UserError:
-            self._journal.close()
-            raise
-
-    def __enter__(self) -> PlayedFiles:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._journal.close()
+        super().__init__((self.lines,), record, settings, count, output=path)
 
     def append(self, played: Iterable[Played]) -> None:
         """Write what is not there yet; lines are on their way to the disk when this returns."""
@@ -141,24 +129,17 @@ class PlayedFiles:
         for row in rows:
             self.done[row["number"]] = True
             self.tally.add(row)
-        self._journal.append(rows)
+        self.write(rows)
 
     def finish(self) -> None:
         """Write list and counts, of what every line says."""
-        rows = sorted(self._journal.rows(self.lines), key=lambda row: row.number("number"))
+        rows = sorted(self.rows(self.lines), key=lambda row: row.number("number"))
         dialogues = [{"img": row["img"], "dialog": row["dialog"]} for row in rows]
         _write(self.counts, self.tally.as_dict())
         _write(self.path, dialogues)
 
-    def _take(self, row: Row) -> None:
-        number = row.number("number")
-        if number >= len(self.done) or self.done[number]:
-            raise row.error(
-                f"the dialogue {number} is there twice or not in the benchmark; choose another "
-                "output"
-            )
+    def take(self, row: Row, file: Path) -> None:
         row.text("img"), row.texts("dialog")
-        self.done[number] = True
         self.tally.add(row)
 
 

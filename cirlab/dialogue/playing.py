@@ -14,14 +14,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress
 
 from cirlab.dialogue.faults import MAX_WORDS, Fault, cleaned, fault_of
 from cirlab.dialogue.openings import Openings
@@ -30,6 +23,7 @@ from cirlab.dialogue.pool import least_asked
 from cirlab.dialogue.questioners import named
 from cirlab.dialogue.talk import Answerer, Questioner, Refused, Retriever, Talk
 from cirlab.errors import UserError
+from cirlab.reporting.progress import CountedBar, progress_display
 
 
 @dataclass(frozen=True)
@@ -147,12 +141,12 @@ def play(
     table = _Table(openings, questioner, answerer, how, retriever if questioner.looks_at else None)
     with PlayedFiles(path, len(openings), how.settings(openings, table.people())) as files:
         begun, before = monotonic(), files.tally.dialogues
-        bar = _Bar(progress, files.tally, len(openings))
+        bar = CountedBar(progress, "dialogues", len(openings), files.tally.counts)
         for first in range(0, len(openings), how.batch_size):
             numbers = range(first, min(first + how.batch_size, len(openings)))
             # The same batches whatever is done, so that what a run leaves does not depend on where
             # it was interrupted.
-            if not all(files.done[number] for number in numbers):
+            if files.lacks(numbers):
                 files.append(table.play(numbers, heard=files.tally))
                 bar.show()
         files.finish()
@@ -276,29 +270,6 @@ class _Table:
         )
 
 
-class _Bar:
-    """How far the work is."""
-
-    def __init__(self, progress: Progress | None, tally: Tally, total: int) -> None:
-        self.progress, self.tally = progress, tally
-        if progress is not None:
-            self.task = progress.add_task("dialogues", total=total, refused=0)
-            self.show()
-
-    def show(self) -> None:
-        if self.progress is not None:
-            done, refused = self.tally.dialogues, self.tally.refused.total()
-            self.progress.update(self.task, completed=done, refused=refused)
-
-
 def progress_bar(**options: Any) -> Progress:
-    """A bar with the counts that matter here."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[refused]} questions refused"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        **options,
-    )
+    """A display of the counts that matter here."""
+    return progress_display("{task.fields[refused]} questions refused", **options)

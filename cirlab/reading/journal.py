@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from cirlab.errors import UserError
 from cirlab.reading.atomic import whole_file
@@ -61,7 +61,7 @@ class Journal:
             self._appended = (first, *others)
             self._open = held.pop_all()
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -80,8 +80,8 @@ class Journal:
         """The lines of a file that earlier sessions have left."""
         return JsonLines(file) if file.is_file() else ()
 
-    def append(self, *lines: Iterable[Settings]) -> None:
-        """Add lines to each file, on their way to the disk when this returns."""
+    def write(self, *lines: Iterable[Settings]) -> None:
+        """Append lines to each file, on their way to the disk when this returns."""
         with self._told():
             for file, rows in zip(self._appended, lines, strict=True):
                 _write_all(file, b"".join(map(_line, rows)))

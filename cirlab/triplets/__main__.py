@@ -9,7 +9,6 @@ triplets stand in another order than captions; "pair" tells which caption each i
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -18,14 +17,13 @@ import torch
 from rich.console import Console
 
 from cirlab.chat.llm import Decoding, InstructionLLM, named_device
+from cirlab.command.terminal import tell
 from cirlab.encoders.adapters import FourBit
 from cirlab.encoders.llm import Dtype
 from cirlab.errors import UserError
 from cirlab.triplets.building import Building, Summary, build, check_beforehand, progress_bar
 from cirlab.triplets.captions import read_captions
 from cirlab.triplets.prompt import NAMED, read_prompt
-
-log = logging.getLogger(__name__)
 
 
 def run(options: argparse.Namespace, console: Console) -> Summary:
@@ -70,16 +68,7 @@ def main(args: Sequence[str] | None = None) -> int:
         0, or 2 if an option or a file is of no use.
     """
     options = _parser().parse_args(args)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    console = Console()
-    try:
-        summary = run(options, console)
-    except UserError as error:
-        log.error("error: %s", error)
-        return 2
-    for line in summary.lines(options.output):
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
-    return 0
+    return tell(lambda console: run(options, console).lines(options.output))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,17 +13,11 @@ from time import monotonic
 from typing import Any
 
 import numpy as np
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress
 
 from cirlab.chat.llm import ChatModel, Decoding, Message
 from cirlab.errors import UserError
+from cirlab.reporting.progress import CountedBar, progress_display
 from cirlab.triplets.answers import AnswerReader, Change, Reason
 from cirlab.triplets.captions import Captions
 from cirlab.triplets.files import Outcome, Tally, TripletFiles, check_output
@@ -146,8 +140,8 @@ def build(
     asker = _Asker(llm, how)
     with TripletFiles(path, len(captions), settings) as files:
         begun, before = monotonic(), files.tally.total
-        bar = _Bar(progress, files.tally, len(captions))
-        for numbers in _batches(captions, files.done, asker):
+        bar = CountedBar(progress, "captions", len(captions), files.tally.counts)
+        for numbers in _batches(captions, files, asker):
             texts = [captions[number].caption for number in numbers]
             outcomes = asker(numbers, texts)
             files.append((captions[outcome.pair], outcome) for outcome in outcomes)
@@ -155,7 +149,7 @@ def build(
         return Summary(files.tally, files.tally.total - before, monotonic() - begun)
 
 
-def _batches(captions: Captions, done: Sequence[int], asker: _Asker) -> Iterator[list[int]]:
+def _batches(captions: Captions, files: TripletFiles, asker: _Asker) -> Iterator[list[int]]:
     """Numbers of captions that are asked about together, those of batches that are not done.
 
     The same batches whatever is done, so that what a run leaves does not depend on where it was
@@ -164,13 +158,13 @@ def _batches(captions: Captions, done: Sequence[int], asker: _Asker) -> Iterator
     size = asker.how.batch_size
     for start in range(0, len(captions), WINDOW):
         window = range(start, min(start + WINDOW, len(captions)))
-        if all(done[number] for number in window):
+        if not files.lacks(window):
             continue
         length = {number: asker.length(captions[number].caption) for number in window}
         order = sorted(window, key=lambda number: (-length[number], number))
         for first in range(0, len(order), size):
             numbers = order[first : first + size]
-            if not all(done[number] for number in numbers):
+            if files.lacks(numbers):
                 yield numbers
 
 
@@ -225,33 +219,8 @@ def _seed(*entropy: int) -> int:
     return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
 
-class _Bar:
-    """How far the work is."""
-
-    def __init__(self, progress: Progress | None, tally: Tally, total: int) -> None:
-        self.progress, self.tally = progress, tally
-        if progress is not None:
-            self.task = progress.add_task("captions", total=total, made=0, set_aside=0)
-            self.show()
-
-    def show(self) -> None:
-        if self.progress is not None:
-            self.progress.update(
-                self.task,
-                completed=self.tally.total,
-                made=self.tally.made,
-                set_aside=self.tally.set_aside.total(),
-            )
-
-
 def progress_bar(**options: Any) -> Progress:
-    """A bar with the counts that matter here."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[made]} made, {task.fields[set_aside]} set aside"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        **options,
+    """A display of the counts that matter here."""
+    return progress_display(
+        "{task.fields[made]} made, {task.fields[set_aside]} set aside", **options
     )

@@ -14,11 +14,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from cirlab.errors import UserError
-from cirlab.reading.journal import Journal, check_journal
+from cirlab.reading.journal import check_journal
+from cirlab.reading.jsonl import Row
+from cirlab.reading.numbered_journal import NumberedJournal
 from cirlab.triplets.answers import Change, Reason
 from cirlab.triplets.captions import Captioned
 
@@ -48,8 +49,13 @@ class Tally:
     def total(self) -> int:
         return self.made + self.set_aside.total()
 
+    def counts(self) -> dict[str, int]:
+        """For a bar."""
+        aside = self.set_aside.total()
+        return {"completed": self.total, "made": self.made, "set_aside": aside}
 
-class TripletFiles:
+
+class TripletFiles(NumberedJournal):
     """The files of one run, held by one process at a time.
 
     Args:
@@ -58,31 +64,15 @@ class TripletFiles:
         settings: what decides the answers, as JSON keeps it.
 
     Raises:
-        UserError: the path has another suffix, see `Journal`, or a pair is there twice.
+        UserError: the path has another suffix, see `NumberedJournal`.
     """
+
+    key, piece, source = "pair", "pair", "input"
 
     def __init__(self, path: Path, pairs: int, settings: Mapping[str, Any]) -> None:
         self.path, self.aside, record = _names(path)
-        self.done = bytearray(pairs)
         self.tally = Tally()
-        self._journal = Journal((self.path, self.aside), record, settings)
-        try:
-            for kept in (self.path, self.aside):
-                self._count(kept)
-        except UserError:
-            self._journal.close()
-            raise
-
-    def __enter__(self) -> TripletFiles:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._journal.close()
+        super().__init__((self.path, self.aside), record, settings, pairs)
 
     def append(self, outcomes: Iterable[tuple[Captioned, Outcome]]) -> None:
         """Write what is not there yet; lines are on their way to the disk when this returns."""
@@ -101,20 +91,13 @@ class TripletFiles:
             else:
                 self.tally.set_aside[outcome.found.value] += 1
                 aside.append(row | {"reason": outcome.found, "answers": outcome.answers})
-        self._journal.append(made, aside)
+        self.write(made, aside)
 
-    def _count(self, path: Path) -> None:
-        for row in self._journal.rows(path):
-            pair = row.number("pair")
-            if pair >= len(self.done) or self.done[pair]:
-                raise row.error(
-                    f"the pair {pair} is there twice or not in the input; choose another output"
-                )
-            self.done[pair] = True
-            if path == self.path:
-                self.tally.made += 1
-            else:
-                self.tally.set_aside[row.text("reason")] += 1
+    def take(self, row: Row, file: Path) -> None:
+        if file == self.path:
+            self.tally.made += 1
+        else:
+            self.tally.set_aside[row.text("reason")] += 1
 
 
 def check_output(path: Path, settings: Mapping[str, Any]) -> None:
