@@ -123,13 +123,13 @@ class PlayedFiles(NumberedJournal):
         self.tally = Tally()
         super().__init__((self.lines,), record, settings, count, output=path)
 
-    def append(self, played: Iterable[Played]) -> None:
+    def add(self, played: Iterable[Played]) -> None:
         """Write what is not there yet; lines are on their way to the disk when this returns."""
         rows = [each.row() for each in played if not self.done[each.number]]
         for row in rows:
             self.done[row["number"]] = True
             self.tally.add(row)
-        self.write(rows)
+        self.append(rows)
 
     def finish(self) -> None:
         """Write list and counts, of what every line says."""

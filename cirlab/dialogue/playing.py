@@ -147,7 +147,7 @@ def play(
             # The same batches whatever is done, so that what a run leaves does not depend on where
             # it was interrupted.
             if files.lacks(numbers):
-                files.append(table.play(numbers, heard=files.tally))
+                files.add(table.play(numbers, heard=files.tally))
                 bar.show()
         files.finish()
         played = files.tally.dialogues - before

@@ -80,7 +80,7 @@ class Journal:
         """The lines of a file that earlier sessions have left."""
         return JsonLines(file) if file.is_file() else ()
 
-    def write(self, *lines: Iterable[Settings]) -> None:
+    def append(self, *lines: Iterable[Settings]) -> None:
         """Append lines to each file, on their way to the disk when this returns."""
         with self._told():
             for file, rows in zip(self._appended, lines, strict=True):

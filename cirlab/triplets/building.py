@@ -144,7 +144,7 @@ def build(
         for numbers in _batches(captions, files, asker):
             texts = [captions[number].caption for number in numbers]
             outcomes = asker(numbers, texts)
-            files.append((captions[outcome.pair], outcome) for outcome in outcomes)
+            files.add((captions[outcome.pair], outcome) for outcome in outcomes)
             bar.show()
         return Summary(files.tally, files.tally.total - before, monotonic() - begun)
 

@@ -74,7 +74,7 @@ class TripletFiles(NumberedJournal):
         self.tally = Tally()
         super().__init__((self.path, self.aside), record, settings, pairs)
 
-    def append(self, outcomes: Iterable[tuple[Captioned, Outcome]]) -> None:
+    def add(self, outcomes: Iterable[tuple[Captioned, Outcome]]) -> None:
         """Write what is not there yet; lines are on their way to the disk when this returns."""
         made: list[dict[str, Any]] = []
         aside: list[dict[str, Any]] = []
@@ -91,7 +91,7 @@ class TripletFiles(NumberedJournal):
             else:
                 self.tally.set_aside[outcome.found.value] += 1
                 aside.append(row | {"reason": outcome.found, "answers": outcome.answers})
-        self.write(made, aside)
+        self.append(made, aside)
 
     def take(self, row: Row, file: Path) -> None:
         if file == self.path:

@@ -26,7 +26,7 @@ class Weights(NumberedJournal):
 def test_a_later_session_knows_what_is_done_in_any_of_the_files(tmp_path: Path) -> None:
     with Weights(tmp_path) as weights:
         assert weights.lacks([0]) and not weights.seen
-        weights.write([{"at": 2, "kg": 9}], [{"at": 0, "kg": 1}])
+        weights.append([{"at": 2, "kg": 9}], [{"at": 0, "kg": 1}])
     with Weights(tmp_path) as weights:
         assert weights.seen == [("heavy", 9), ("light", 1)]
         assert not weights.lacks([0, 2]) and weights.lacks([0, 1, 2])
@@ -37,7 +37,7 @@ def test_a_piece_that_is_there_twice_or_unknown_is_refused_and_the_files_let_go_
     tmp_path: Path, number: int
 ) -> None:
     with Weights(tmp_path) as weights:
-        weights.write([{"at": 1, "kg": 9}], [{"at": number, "kg": 1}])
+        weights.append([{"at": 1, "kg": 9}], [{"at": number, "kg": 1}])
     says = (
         rf"light\.jsonl, line 1: the stone {number} is there twice or not in the quarry; choose "
         "another output"
