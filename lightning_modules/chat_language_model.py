@@ -108,6 +108,7 @@ class ChatLanguageModel(Learner):
         self.start, self.scratch = model, from_scratch
         self.export_to, self.group_size = Path(export_to), group_size
         self.model: Any = None
+        self.tokenizer: Any = None
 
     def configure_model(self) -> None:
         if self.model is not None:

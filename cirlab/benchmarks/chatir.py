@@ -37,8 +37,9 @@ class ChatIR(DialogueRules):
         name: of the results; null makes it from `dialogues`.
         corpus: the search space, a JSON list of image paths, below root.
         separator: stands between the texts of a dialogue that a query joins.
-        history: "concat" asks with all texts up to the round, "current" with the newest alone, for
-            dialogues whose rounds are rewritten captions, as DAR's are.
+        history: "concat" asks with all texts up to the round, "current" with the newest alone;
+            null: "current" where the rounds of the file are rewritten captions, as DAR's are,
+            else "concat".
         hits_at: cut-off of hits and recall.
         images: path of an image below root; `{path}` is the path in the search space, `{file}` its
             last part.
@@ -52,7 +53,7 @@ class ChatIR(DialogueRules):
         name: str | None = None,
         corpus: str = "ChatIR_Protocol/Search_Space_val_50k.json",
         separator: str = ", ",
-        history: History = "concat",
+        history: History | None = None,
         hits_at: int = 10,
         images: str = "{path}",
         official: bool = True,
@@ -91,8 +92,9 @@ class ChatIR(DialogueRules):
         rows = read_dialogues(path)
         if self.official:
             check_size("dialogues", len(rows), DIALOGUES, path)
-        for number, row in enumerate(rows):
-            image, texts = dialogue_of(row)
+        parsed = [dialogue_of(row) for row in rows]
+        self.heed([texts for _, texts in parsed])
+        for number, (row, (image, texts)) in enumerate(zip(rows, parsed, strict=True)):
             if image not in pool:
                 raise row.error(
                     f"the image {image!r} is not in the search space {self.corpus}; give dialogues "

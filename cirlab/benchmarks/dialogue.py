@@ -7,19 +7,22 @@ are different numbers, and both are given.
 
 What a round is, depends on the data. In VisDial and ChatIR it is a question with its answer, and
 a query is all that was said. In DAR (arXiv 2501.15379) every round is a new caption that holds
-everything already; its released code joins them nevertheless, and the newest, which is last, is
-what a text encoder of limited length cuts off.
+everything already, so that a query is the newest alone; its released code joins them nevertheless,
+and the newest, which is last, is what a text encoder of limited length cuts off.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import ClassVar, Literal
 
 import torch
 
+from cirlab import distributed
 from cirlab.benchmarks.base import Benchmark, QueryKind, TargetRanks
+from cirlab.dialogue.files import holds_captions
 from cirlab.errors import UserError
 from cirlab.metrics import (
     best_log_rank_integral,
@@ -33,6 +36,8 @@ from cirlab.metrics import (
 )
 from cirlab.records import Query
 
+log = logging.getLogger(__name__)
+
 History = Literal["concat", "current"]
 
 #: The tag that numbers the rounds of a dialogue; 0 is what it began with.
@@ -44,7 +49,9 @@ class DialogueRules(Benchmark):
 
     Args:
         separator: stands between the texts of a dialogue that a query joins.
-        history: "concat" asks with all texts up to the round, "current" with the newest alone.
+        history: "concat" asks with all texts up to the round, "current" with the newest alone; None
+            takes "current" for dialogues of files whose rounds are rewritten captions, else
+            "concat".
         hits_at: cut-off of hits and recall.
 
     Raises:
@@ -55,17 +62,32 @@ class DialogueRules(Benchmark):
     breakdowns: ClassVar[tuple[str, ...]] = (ROUND,)
 
     def __init__(
-        self, separator: str = ", ", history: History = "concat", hits_at: int = 10
+        self, separator: str = ", ", history: History | None = None, hits_at: int = 10
     ) -> None:
-        if history not in ("concat", "current"):
-            raise UserError(f"history is {history!r}; set it to concat or current")
+        if history not in ("concat", "current", None):
+            raise UserError(f"history is {history!r}; set it to concat, current or null")
         if hits_at < 1:
             raise UserError(f"hits_at is {hits_at}; set it to 1 or more")
         self.separator = separator
-        self.history = history
+        self.chosen = history
         self.hits_at = hits_at
-        joined = separator.join(("{round 0}", "{round 1}", "..", "{round t}"))
-        self.query_template = joined if history == "concat" else "{round t} alone"
+        self._ask_with(history or "concat")
+
+    def heed(self, dialogues: Sequence[Sequence[str]]) -> None:
+        """Choose the history by what the rounds are, if it was left open; else tell of a trap.
+
+        Args:
+            dialogues: all of a file, of each what it began with and a text for each round.
+        """
+        captions = holds_captions(dialogues)
+        if self.chosen is None:
+            self._ask_with("current" if captions else "concat")
+        elif self.chosen == "concat" and captions and distributed.rank() == 0:
+            log.warning(
+                "%s: history: concat joins rounds that are whole captions, so that the newest is "
+                "what an encoder of limited length cuts off; history: current asks with it alone",
+                self.name,
+            )
 
     def dialogue(self, name: str, texts: Sequence[str], targets: tuple[str, ...]) -> list[Query]:
         """The queries of one dialogue, `<name>#0` and on.
@@ -121,6 +143,11 @@ class DialogueRules(Benchmark):
             str(number): {name: values[column] for name, values in columns.items()}
             for column, number in enumerate(rounds)
         }
+
+    def _ask_with(self, history: History) -> None:
+        self.history = history
+        joined = self.separator.join(("{round 0}", "{round 1}", "..", "{round t}"))
+        self.query_template = joined if history == "concat" else "{round t} alone"
 
     def _text(self, texts: tuple[str, ...]) -> str:
         return texts[-1] if self.history == "current" else self.separator.join(texts)

@@ -22,11 +22,12 @@ class FolderDialogues(DialogueRules, FolderBenchmark):
         split: its subfolder, e.g. val.
         name: of the results.
         separator: stands between the texts of a dialogue that a query joins.
-        history: "concat" asks with all texts up to the round, "current" with the newest alone, for
-            dialogues whose rounds are rewritten captions.
+        history: "concat" asks with all texts up to the round, "current" with the newest alone;
+            null: "current" where the rounds of `played` are rewritten captions, else "concat".
         hits_at: cut-off of hits and recall.
         played: .json file of dialogues about images of this gallery, as `python -m cirlab.dialogue`
-            plays them, in place of dialogues.jsonl; null: none.
+            plays them or `python -m cirlab.dialogue.rewrite` rewrites them, in place of
+            dialogues.jsonl; null: none.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class FolderDialogues(DialogueRules, FolderBenchmark):
         split: str,
         name: str,
         separator: str = ", ",
-        history: History = "concat",
+        history: History | None = None,
         hits_at: int = 10,
         played: str | None = None,
     ) -> None:
@@ -45,7 +46,9 @@ class FolderDialogues(DialogueRules, FolderBenchmark):
 
     def _queries(self, folder: Folder, pool: frozenset[str]) -> Iterator[Query]:
         if self.played is not None:
-            for number, (image, texts) in enumerate(dialogues_about(Path(self.played), pool)):
+            found = list(dialogues_about(Path(self.played), pool))
+            self.heed([texts for _, texts in found])
+            for number, (image, texts) in enumerate(found):
                 yield from self.dialogue(f"{number}", texts, (image,))
             return
         for row in distinct(folder.rows(self.split, "dialogues.jsonl")):

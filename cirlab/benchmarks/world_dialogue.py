@@ -36,14 +36,16 @@ class WorldDialogue(DialogueRules, WorldFamilies):
         dialogues: each about another scene.
         rounds: questions with answers, after the caption; up to 38.
         separator: stands between the texts of a dialogue that a query joins.
-        history: "concat" asks with all texts up to the round, "current" with the newest alone.
+        history: "concat" asks with all texts up to the round, "current" with the newest alone;
+            null: "current" where the rounds of `played` are rewritten captions, else "concat".
         hits_at: cut-off of hits and recall.
         split: val or test; training never sees either's scenes.
         seed: another gallery and other dialogues of the same kind.
         name: where it stands in the results.
         image_size: side of the pictures in pixels.
         played: .json file of dialogues about pictures of this gallery, as `python -m
-            cirlab.dialogue` plays them, in place of the world's own; null: none.
+            cirlab.dialogue` plays them or `python -m cirlab.dialogue.rewrite` rewrites them, in
+            place of the world's own; null: none.
 
     Raises:
         UserError: a number is out of range, or an unknown history.
@@ -55,7 +57,7 @@ class WorldDialogue(DialogueRules, WorldFamilies):
         dialogues: int = 150,
         rounds: int = 10,
         separator: str = ", ",
-        history: History = "concat",
+        history: History | None = None,
         hits_at: int = 10,
         split: Literal["val", "test"] = "val",
         seed: int = 0,
@@ -99,7 +101,9 @@ class WorldDialogue(DialogueRules, WorldFamilies):
         equal: Mapping[Signature, Sequence[str]],
     ) -> Iterable[Query]:
         by_id = {image.id: image for image in gallery}
-        for number, (name, texts) in enumerate(dialogues_about(path, by_id)):
+        found = list(dialogues_about(path, by_id))
+        self.heed([texts for _, texts in found])
+        for number, (name, texts) in enumerate(found):
             yield from self.dialogue(f"{number}", texts, _targets(by_id[name], equal))
 
 

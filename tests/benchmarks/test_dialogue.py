@@ -88,7 +88,7 @@ def test_rewritten_rounds_are_asked_alone() -> None:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"history": "all"}, "history is 'all'; set it to concat or current"),
+        ({"history": "all"}, "history is 'all'; set it to concat, current or null"),
         ({"hits_at": 0}, "hits_at is 0; set it to 1 or more"),
     ],
 )
