@@ -27,8 +27,11 @@ MANIFEST = "manifest.json"
 
 def checksums(folder: Path) -> dict[str, str]:
     """SHA-256 of every file of a model, the manifest aside."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 def manifest(run: Run, experiment: str, folder: Path) -> dict[str, Any]:
