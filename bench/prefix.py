@@ -19,8 +19,10 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from bench.measure import Row, in_turns
 from cirlab.encoders.mllm.embedder import EmbeddingMLLM, MLLMSettings
-from cirlab.encoders.mllm.prefix import ImagePrefixCollator, Prefix, PromptedImages, suffix_ids
+from cirlab.encoders.mllm.prefix import Prefix
 from cirlab.encoders.mllm.prefix_cache import PrefixCache
+from cirlab.encoders.mllm.prefix_tokens import ImagePrefixCollator, suffix_ids
+from cirlab.encoders.mllm.prompted_images import PromptedImages
 from cirlab.encoders.mllm.scratch import subword_tokenizer, write_mllm_folder
 from cirlab.records import DecodedImage
 from cirlab.world.dialogue import QUESTIONS

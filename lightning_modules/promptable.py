@@ -36,13 +36,8 @@ from cirlab.encoders.mllm.embedder import MLLMSettings
 from cirlab.encoders.mllm.export import prompt_reader, save_mllm
 from cirlab.encoders.mllm.identity import encoder_identity, prefix_identity, view_identity
 from cirlab.encoders.mllm.image_views import ImageViews, NamedImages
-from cirlab.encoders.mllm.prefix import (
-    ImagePrefixCollator,
-    PromptedImages,
-    check_same_prefix,
-    suffix_ids,
-)
 from cirlab.encoders.mllm.prefix_cache import PrefixCache
+from cirlab.encoders.mllm.prefix_tokens import ImagePrefixCollator, check_same_prefix, suffix_ids
 from cirlab.encoders.mllm.processor import (
     IMAGE_MARK,
     TEXT_MARK,
@@ -51,6 +46,7 @@ from cirlab.encoders.mllm.processor import (
     check_marks,
 )
 from cirlab.encoders.mllm.prompt_length import check_questions
+from cirlab.encoders.mllm.prompted_images import PromptedImages
 from cirlab.errors import UserError
 from cirlab.losses import ContrastiveLoss, text_ids
 from cirlab.prompts import OwnPrompt, PromptChooser

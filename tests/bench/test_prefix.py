@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from bench.prefix import further_prompt, inputs, noise, random_llava
-from cirlab.encoders.mllm.prefix import PromptedImages
+from cirlab.encoders.mllm.prompted_images import PromptedImages
 
 
 def test_pictures_and_prompts_have_the_tokens_of_the_table(tmp_path: Path) -> None:

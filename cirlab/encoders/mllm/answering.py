@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 
 from cirlab.encoders.mllm.embedder import EmbeddingMLLM
-from cirlab.encoders.mllm.prefix import Prefix, PromptedImages
+from cirlab.encoders.mllm.prefix import Prefix
+from cirlab.encoders.mllm.prompted_images import PromptedImages
 from cirlab.errors import UserError
 
 
@@ -37,7 +38,7 @@ def answers(
     Args:
         images: whose prefix it is.
         prefix: of G pictures, on the model's device.
-        question: as `cirlab.encoders.mllm.prefix.suffix_ids` makes it. Shape (S,).
+        question: as `cirlab.encoders.mllm.prefix_tokens.suffix_ids` makes it. Shape (S,).
         max_new_tokens: longest answer in tokens.
 
     Raises:

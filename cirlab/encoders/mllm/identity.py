@@ -11,7 +11,7 @@ from typing import Any
 
 from cirlab.encoders.fingerprint import full_fingerprint
 from cirlab.encoders.mllm.embedder import EmbeddingMLLM
-from cirlab.encoders.mllm.prefix import prefix_ids, suffix_ids
+from cirlab.encoders.mllm.prefix_tokens import prefix_ids, suffix_ids
 from cirlab.encoders.mllm.processor import MLLMProcessor
 
 

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from cirlab.encoders.image_names import image_names
-from cirlab.encoders.mllm.prefix import ImagePrefixCollator, Prefix, PromptedImages
+from cirlab.encoders.mllm.prefix import Prefix
 from cirlab.encoders.mllm.prefix_cache import PrefixCache
+from cirlab.encoders.mllm.prefix_tokens import ImagePrefixCollator
+from cirlab.encoders.mllm.prompted_images import PromptedImages
 from cirlab.records import Image
 
 
@@ -48,7 +50,7 @@ class ImageViews:
 
         Args:
             inputs: of B images, as `ImagePrefixCollator` or `NamedImages` makes them.
-            suffixes: of V prompts, as `cirlab.encoders.mllm.prefix.suffix_ids` makes them.
+            suffixes: of V prompts, as `cirlab.encoders.mllm.prefix_tokens.suffix_ids` makes them.
             needed: shape (V, B), bool, on the CPU.
         """
         llm = self._images.llm

@@ -1,0 +1,47 @@
+"""Tiny multimodal LLMs, pictures of several sizes, and their vectors under prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+
+from cirlab.encoders.mllm.embedder import EmbeddingMLLM, MLLMSettings
+from cirlab.encoders.mllm.prefix import Prefix
+from cirlab.encoders.mllm.prefix_tokens import ImagePrefixCollator
+from cirlab.encoders.mllm.processor import Prompt
+from cirlab.encoders.mllm.prompted_images import PromptedImages
+from cirlab.records import DecodedImage
+
+GENERAL = "<image>Represent the given image."
+PROMPTED = "<image>Represent the given image with the following question: {text}"
+QUESTIONS = ("what colour is it?", "is there a red circle in it, or a green square?", "")
+
+
+def mllm(folder: Path, **settings: Any) -> EmbeddingMLLM:
+    settings = {"frozen": True, "max_length": 250, "group_size": 3} | settings
+    return EmbeddingMLLM(MLLMSettings(str(folder), **settings)).eval()
+
+
+def pictures() -> list[DecodedImage]:
+    """Of several sizes, which some models read by several numbers of tokens."""
+    sizes = [(40, 56), (90, 60), (28, 112), (120, 120), (56, 56)]
+    drawn = [
+        np.random.default_rng(i).integers(0, 255, (*s, 3), np.uint8) for i, s in enumerate(sizes)
+    ]
+    return [DecodedImage(str(i), PIL.Image.fromarray(d)) for i, d in enumerate(drawn)]
+
+
+def prefixes(model: EmbeddingMLLM, images: PromptedImages) -> tuple[list[Prefix], torch.Tensor]:
+    batch = ImagePrefixCollator(model.processor, GENERAL)(pictures())
+    return [images.prefix(group) for group in batch["groups"]], batch["order"]
+
+
+def plain(model: EmbeddingMLLM, template: str, text: str) -> torch.Tensor:
+    with torch.no_grad():
+        return model(
+            model.processor([Prompt(template, text, picture.load()) for picture in pictures()])
+        )
