@@ -216,7 +216,7 @@ class ToldCollator:
     def __call__(self, queries: Sequence[Query]) -> Inputs:
         told = self.ask(queries) if self.ask else [self.known[key_of(query)] for query in queries]
         texts, tokenize = [each.text for each in told], self.images.processor.tokenize
-        inputs: Inputs = {
+        inputs: dict[str, Any] = {
             "text": tokenize(texts),
             "cut_texts": tokenize.cut(texts),
             "round": torch.tensor([len(query.rounds) - 1 for query in queries]),
