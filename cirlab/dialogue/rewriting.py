@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,9 @@ class Rewriter:
             UserError: the file cannot be written or was made otherwise, or not one of the texts
                 that were asked for is of use.
         """
-        texts, _ = self.with_tally(histories, progress)
+        texts, tally = self.with_tally(histories, progress)
+        if tally.flaws and distributed.rank() == 0:
+            log.warning("%s: %s", self.cache.path, "; ".join(map(str.strip, tally.lines())))
         return texts
 
     def with_tally(
@@ -204,8 +207,9 @@ class Rewriter:
         known = self.cache.read(self.how.settings(self.known))
         lacking = {history for history in histories if keys[history] not in known}
         if lacking:
-            model = self.load()
-            known = self._ask(model, histories, keys, progress)
+            known = self._ask(self.load(), histories, keys, progress)
+            # The memory is the encoder's from now on.
+            torch.cuda.empty_cache()
         return {history: known[keys[history]] for history in histories}
 
     def _ask(
@@ -288,12 +292,12 @@ class LLMRewriter(Rewriter):
         how = Rewriting(read_rewrite_prompt(prompt), max_new_tokens, batch_size)
         if device is not None:
             named_device(device, key="device of the rewriter")
+        super().__init__(partial(_load, llm, dtype, four_bit, device), known, Path(cache), how)
 
-        def load() -> ChatModel:
-            where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-            return InstructionLLM(llm, dtype=dtype, four_bit=four_bit, device=where, key="llm")
 
-        super().__init__(load, known, Path(cache), how)
+def _load(name: str, dtype: Dtype, four_bit: FourBit | None, device: str | None) -> InstructionLLM:
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return InstructionLLM(name, dtype=dtype, four_bit=four_bit, device=where, key="llm")
 
 
 def cleaned(text: str) -> str:

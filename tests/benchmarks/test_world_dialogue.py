@@ -88,7 +88,7 @@ def test_the_newest_text_alone_can_be_asked(benchmark: WorldDialogue) -> None:
     assert [query.rounds for query in newest.queries] == [q.rounds for q in benchmark.queries]
     assert all(query.text == query.rounds[-1] for query in newest.queries)
     assert newest.protocol().query_template == "{round t} alone"
-    with pytest.raises(UserError, match="history is 'last'; set it to concat or current"):
+    with pytest.raises(UserError, match="history is 'last'; set it to concat, current or null"):
         WorldDialogue(history="last")  # type: ignore[arg-type]
 
 
