@@ -16,7 +16,7 @@ import torch
 from bench.measure import PeakMemory, Row, in_own_process, in_turns, seconds
 from cirlab.command.cpu import tune_for_cpu
 from cirlab.encoders.adapters import Lora
-from cirlab.encoders.mllm.embedder import MLLMSettings
+from cirlab.encoders.mllm.settings import MLLMSettings
 from cirlab.records import SampleKey
 from datamodules import WorldData
 from lightning_modules import InstructCIR

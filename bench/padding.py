@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from bench.measure import Row
-from cirlab.encoders.mllm.embedder import MLLMSettings, load_mllm
+from cirlab.encoders.mllm.loading import load_mllm
 from cirlab.encoders.mllm.processor import MLLMProcessor, Prompt
+from cirlab.encoders.mllm.settings import MLLMSettings
 from cirlab.world.dialogue import dialogue
 from cirlab.world.language import caption, full_caption
 from cirlab.world.scene import draw_scene, generator

@@ -18,12 +18,13 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from bench.measure import Row, in_turns
-from cirlab.encoders.mllm.embedder import EmbeddingMLLM, MLLMSettings
+from cirlab.encoders.mllm.embedder import EmbeddingMLLM
 from cirlab.encoders.mllm.prefix import Prefix
 from cirlab.encoders.mllm.prefix_cache import PrefixCache
 from cirlab.encoders.mllm.prefix_tokens import ImagePrefixCollator, suffix_ids
 from cirlab.encoders.mllm.prompted_images import PromptedImages
 from cirlab.encoders.mllm.scratch import subword_tokenizer, write_mllm_folder
+from cirlab.encoders.mllm.settings import MLLMSettings
 from cirlab.records import DecodedImage
 from cirlab.world.dialogue import QUESTIONS
 from cirlab.world.render import render

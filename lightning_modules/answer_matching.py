@@ -16,12 +16,12 @@ from typing import Any, NoReturn
 import torch
 
 from cirlab.encoders.mllm.answering import Answer, answers
-from cirlab.encoders.mllm.embedder import MLLMSettings
 from cirlab.encoders.mllm.image_views import row_groups
 from cirlab.encoders.mllm.prefix_tokens import ImagePrefixCollator, suffix_ids
 from cirlab.encoders.mllm.processor import IMAGE_MARK, TEXT_MARK, check_marks
 from cirlab.encoders.mllm.prompt_length import check_questions
 from cirlab.encoders.mllm.prompted_images import PromptedImages
+from cirlab.encoders.mllm.settings import MLLMSettings
 from cirlab.encoders.text_matcher import QueryReader, TextMatcher, TextMatcherSettings
 from cirlab.errors import UserError
 from cirlab.prompts import OwnPrompt, PromptChooser

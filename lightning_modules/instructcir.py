@@ -21,7 +21,6 @@ from lightning.pytorch.cli import OptimizerCallable
 
 from cirlab.encoders.export import Exported
 from cirlab.encoders.export_code import script
-from cirlab.encoders.mllm.embedder import MLLMSettings
 from cirlab.encoders.mllm.export import prompt_reader, save_mllm
 from cirlab.encoders.mllm.processor import (
     IMAGE_MARK,
@@ -30,6 +29,7 @@ from cirlab.encoders.mllm.processor import (
     Prompt,
     check_marks,
 )
+from cirlab.encoders.mllm.settings import MLLMSettings
 from cirlab.losses import ContrastiveLoss, image_ids, text_ids
 from cirlab.records import CaptionTriplet, Image, Pair, Query
 from lightning_modules.learner import Inputs

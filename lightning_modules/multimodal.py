@@ -10,7 +10,8 @@ from lightning.pytorch.cli import OptimizerCallable
 
 from cirlab.chunking import check_chunk_size
 from cirlab.encoders.export import check_merging
-from cirlab.encoders.mllm.embedder import EmbeddingMLLM, MLLMSettings
+from cirlab.encoders.mllm.embedder import EmbeddingMLLM
+from cirlab.encoders.mllm.settings import MLLMSettings
 from lightning_modules.base import RetrievalModule
 from lightning_modules.schedule import Schedule
 

@@ -32,7 +32,6 @@ from cirlab.encoders.export import Exported
 from cirlab.encoders.export_code import script
 from cirlab.encoders.feature_cache import cached_views
 from cirlab.encoders.image_names import place
-from cirlab.encoders.mllm.embedder import MLLMSettings
 from cirlab.encoders.mllm.export import prompt_reader, save_mllm
 from cirlab.encoders.mllm.identity import encoder_identity, prefix_identity, view_identity
 from cirlab.encoders.mllm.image_views import ImageViews, NamedImages
@@ -47,6 +46,7 @@ from cirlab.encoders.mllm.processor import (
 )
 from cirlab.encoders.mllm.prompt_length import check_questions
 from cirlab.encoders.mllm.prompted_images import PromptedImages
+from cirlab.encoders.mllm.settings import MLLMSettings
 from cirlab.errors import UserError
 from cirlab.losses import ContrastiveLoss, text_ids
 from cirlab.prompts import OwnPrompt, PromptChooser

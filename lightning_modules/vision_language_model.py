@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from cirlab.distributed import gather
-from cirlab.encoders.mllm.embedder import MLLMSettings, load_mllm
+from cirlab.encoders.mllm.loading import load_mllm
 from cirlab.encoders.mllm.processor import MLLMProcessor
 from cirlab.encoders.mllm.scratch import (
     PAD,
@@ -28,6 +28,7 @@ from cirlab.encoders.mllm.scratch import (
     subword_tokenizer,
     write_mllm_folder,
 )
+from cirlab.encoders.mllm.settings import MLLMSettings
 from cirlab.errors import UserError
 from cirlab.records import Conversation, SampleKey
 from lightning_modules.learner import Inputs, Learner

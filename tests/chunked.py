@@ -14,7 +14,7 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader, DistributedSampler
 
 from cirlab.encoders.adapters import Lora, TowerLora
-from cirlab.encoders.mllm.embedder import MLLMSettings
+from cirlab.encoders.mllm.settings import MLLMSettings
 from cirlab.recall_surrogate import RecallSurrogate
 from cirlab.records import CaptionTriplet, DecodedImage, Pair, TextPair, Triplet
 from lightning_modules import CLIP, ChatIR, CoLLM, EmbeddingLanguageModel, InstructCIR

@@ -13,10 +13,11 @@ from transformers import AutoProcessor
 
 from cirlab.command.configuration import EXPERIMENTS
 from cirlab.command.references import read_config
-from cirlab.encoders.mllm.embedder import EmbeddingMLLM, MLLMSettings
+from cirlab.encoders.mllm.embedder import EmbeddingMLLM
 from cirlab.encoders.mllm.prefix_tokens import ImagePrefixCollator, check_same_prefix, suffix_ids
 from cirlab.encoders.mllm.processor import Prompt
 from cirlab.encoders.mllm.prompted_images import PromptedImages
+from cirlab.encoders.mllm.settings import MLLMSettings
 from cirlab.prompts import PromptByFacet
 from cirlab.records import DecodedImage, Query
 from tests.tiny_mllm import write_tiny_mllm

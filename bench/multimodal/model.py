@@ -14,7 +14,9 @@ from bench.multimodal.architectures import Architecture
 from cirlab.chunking import split
 from cirlab.encoders.adapters import FourBit, Lora
 from cirlab.encoders.llm import checkpoint_layers
-from cirlab.encoders.mllm.embedder import EmbeddingMLLM, MLLMSettings, language_model
+from cirlab.encoders.mllm.embedder import EmbeddingMLLM
+from cirlab.encoders.mllm.parts import language_model
+from cirlab.encoders.mllm.settings import MLLMSettings
 
 #: On every matrix of the language model, as in the experiments with published settings.
 LORA = Lora(rank=64, alpha=64, dropout=0.0)

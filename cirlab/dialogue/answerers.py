@@ -17,8 +17,9 @@ from transformers import (
 from cirlab.dialogue.talk import Answerer
 from cirlab.encoders.fingerprint import fingerprint
 from cirlab.encoders.llm import Dtype
-from cirlab.encoders.mllm.embedder import MLLMSettings, check_template, load_mllm
+from cirlab.encoders.mllm.loading import check_template, load_mllm
 from cirlab.encoders.mllm.processor import IMAGE_MARK, TEXT_MARK, MLLMProcessor, Prompt, check_marks
+from cirlab.encoders.mllm.settings import MLLMSettings
 from cirlab.encoders.mllm.speaking import replies
 from cirlab.encoders.names import resolve_folder, weights_or_sentence
 from cirlab.errors import UserError

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from cirlab.encoders.mllm.embedder import MLLMSettings, load_mllm
+from cirlab.encoders.mllm.loading import load_mllm
 from cirlab.encoders.mllm.processor import IMAGE_MARK, TEXT_MARK, MLLMProcessor, Prompt
+from cirlab.encoders.mllm.settings import MLLMSettings
 from cirlab.encoders.mllm.speaking import replies
 from cirlab.world.conversation import DESCRIBE_ALL, question_and_answer
 from cirlab.world.dialogue import QUESTIONS, dialogue

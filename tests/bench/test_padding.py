@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bench.padding import BATCH, mixed_texts, padding
-from cirlab.encoders.mllm.embedder import MLLMSettings, load_mllm
+from cirlab.encoders.mllm.loading import load_mllm
 from cirlab.encoders.mllm.processor import MLLMProcessor
+from cirlab.encoders.mllm.settings import MLLMSettings
 
 
 def test_groups_of_similar_length_have_little_padding() -> None:

@@ -16,7 +16,7 @@ from cirlab.benchmarks.base import Benchmark
 from cirlab.cli import main
 from cirlab.command.configuration import EXPERIMENTS
 from cirlab.encoders.adapters import Lora
-from cirlab.encoders.mllm.embedder import MLLMSettings
+from cirlab.encoders.mllm.settings import MLLMSettings
 from cirlab.encoders.text_matcher import TextMatcherSettings
 from cirlab.errors import UserError
 from cirlab.prompts import FixedPrompt, NoPrompt

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cirlab.encoders.adapters import TowerLora
-from cirlab.encoders.mllm.embedder import MLLMSettings
+from cirlab.encoders.mllm.settings import MLLMSettings
 from cirlab.errors import UserError
 from lightning_modules import CLIP, CoLLM, EmbeddingLanguageModel, InstructCIR
 from lightning_modules.collm import LLMSettings

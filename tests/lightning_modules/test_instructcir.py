@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 import lightning_modules
 from cirlab.encoders.adapters import Lora
-from cirlab.encoders.mllm.embedder import MLLMSettings
 from cirlab.encoders.mllm.processor import Prompt
+from cirlab.encoders.mllm.settings import MLLMSettings
 from cirlab.errors import UserError
 from cirlab.records import CaptionTriplet, DecodedImage, Pair, Query
 from lightning_modules import InstructCIR

@@ -12,7 +12,7 @@ import torch
 
 from cirlab.command.checkpoint_config import CONFIG
 from cirlab.encoders.adapters import FourBit, Lora
-from cirlab.encoders.mllm.embedder import MLLMSettings
+from cirlab.encoders.mllm.settings import MLLMSettings
 from cirlab.errors import UserError
 from lightning_modules import CoLLM, InstructCIR
 from lightning_modules.collm import LLMSettings

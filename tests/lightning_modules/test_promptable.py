@@ -10,20 +10,20 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning_modules.question_maps import LinearSample, QuestionMaps
 
 from callbacks import RetrievalEvaluation
 from cirlab.benchmarks import COCOFacet, WorldFacet
 from cirlab.benchmarks.base import Benchmark
 from cirlab.benchmarks.coco_facet import PLACES
 from cirlab.encoders.adapters import Lora
-from cirlab.encoders.mllm.embedder import MLLMSettings
 from cirlab.encoders.mllm.processor import Prompt
+from cirlab.encoders.mllm.settings import MLLMSettings
 from cirlab.errors import UserError
 from cirlab.prompts import FixedPrompt, PromptByFacet
 from cirlab.records import PromptedPair, SampleKey
 from datamodules import WorldData
 from lightning_modules.promptable import PrefixBudget, Promptable, PromptableTemplates
-from lightning_modules.question_maps import LinearSample, QuestionMaps
 from tests.benchmarks.encoders import write_json
 from tests.tiny_mllm import write_tiny_mllm
 

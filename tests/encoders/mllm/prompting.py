@@ -9,11 +9,12 @@ import numpy as np
 import PIL.Image
 import torch
 
-from cirlab.encoders.mllm.embedder import EmbeddingMLLM, MLLMSettings
+from cirlab.encoders.mllm.embedder import EmbeddingMLLM
 from cirlab.encoders.mllm.prefix import Prefix
 from cirlab.encoders.mllm.prefix_tokens import ImagePrefixCollator
 from cirlab.encoders.mllm.processor import Prompt
 from cirlab.encoders.mllm.prompted_images import PromptedImages
+from cirlab.encoders.mllm.settings import MLLMSettings
 from cirlab.records import DecodedImage
 
 GENERAL = "<image>Represent the given image."

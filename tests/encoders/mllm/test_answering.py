@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from cirlab.encoders.mllm.answering import Answer, answers
-from cirlab.encoders.mllm.embedder import EmbeddingMLLM, MLLMSettings, load_mllm
+from cirlab.encoders.mllm.embedder import EmbeddingMLLM
+from cirlab.encoders.mllm.loading import load_mllm
 from cirlab.encoders.mllm.prefix import ROOM
 from cirlab.encoders.mllm.prefix_tokens import ImagePrefixCollator, suffix_ids
 from cirlab.encoders.mllm.processor import MLLMProcessor, Prompt
 from cirlab.encoders.mllm.prompted_images import PromptedImages
+from cirlab.encoders.mllm.settings import MLLMSettings
 from cirlab.encoders.mllm.speaking import replies
 from cirlab.errors import UserError
 from cirlab.records import DecodedImage

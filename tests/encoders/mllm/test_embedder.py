@@ -18,8 +18,9 @@ from transformers import AutoProcessor
 from transformers.utils import is_flash_attn_2_available
 
 from cirlab.encoders.adapters import FourBit, Lora
-from cirlab.encoders.mllm.embedder import EmbeddingMLLM, MLLMSettings
+from cirlab.encoders.mllm.embedder import EmbeddingMLLM
 from cirlab.encoders.mllm.processor import MLLMProcessor, Prompt
+from cirlab.encoders.mllm.settings import MLLMSettings
 from cirlab.errors import UserError
 from tests.tiny_mllm import LAYOUTS, write_tiny_mllm
 

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from cirlab.encoders.adapters import FourBit, Lora
-from cirlab.encoders.mllm.embedder import MLLMSettings
+from cirlab.encoders.mllm.settings import MLLMSettings
 from cirlab.errors import UserError
 from cirlab.records import DecodedImage, Query
 from lightning_modules import InstructCIR

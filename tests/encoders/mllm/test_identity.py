@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cirlab.encoders.adapters import Lora
-from cirlab.encoders.mllm.embedder import EmbeddingMLLM, MLLMSettings
+from cirlab.encoders.mllm.embedder import EmbeddingMLLM
 from cirlab.encoders.mllm.identity import encoder_identity, prefix_identity, view_identity
 from cirlab.encoders.mllm.prefix_tokens import suffix_ids
+from cirlab.encoders.mllm.settings import MLLMSettings
 from tests.tiny_mllm import write_tiny_mllm
 
 TEMPLATE = "<image> Look for: {text}"

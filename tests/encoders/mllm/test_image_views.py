@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from cirlab.encoders.mllm import prefix as prefix_module
-from cirlab.encoders.mllm.embedder import EmbeddingMLLM, MLLMSettings
+from cirlab.encoders.mllm.embedder import EmbeddingMLLM
 from cirlab.encoders.mllm.image_views import ImageViews, NamedImages
 from cirlab.encoders.mllm.prefix_cache import PrefixCache
 from cirlab.encoders.mllm.prefix_tokens import ImagePrefixCollator, suffix_ids
 from cirlab.encoders.mllm.prompted_images import PromptedImages
+from cirlab.encoders.mllm.settings import MLLMSettings
 from cirlab.errors import UserError
 from cirlab.records import Image
 from cirlab.world.image import SceneImage

@@ -16,10 +16,11 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
-from cirlab.encoders.mllm.embedder import EmbeddingMLLM, MLLMSettings
+from cirlab.encoders.mllm.embedder import EmbeddingMLLM
 from cirlab.encoders.mllm.llava import assemble, main
 from cirlab.encoders.mllm.processor import Prompt
 from cirlab.encoders.mllm.scratch import subword_tokenizer
+from cirlab.encoders.mllm.settings import MLLMSettings
 from cirlab.errors import UserError
 from lightning_modules.instructcir import Prompts
 from tests.tiny_mllm import TEXT, TEXTS, VISION

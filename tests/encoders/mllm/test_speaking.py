@@ -7,8 +7,9 @@ import random
 import PIL.Image
 import pytest
 
-from cirlab.encoders.mllm.embedder import MLLMSettings, load_mllm
+from cirlab.encoders.mllm.loading import load_mllm
 from cirlab.encoders.mllm.processor import MLLMProcessor, Prompt
+from cirlab.encoders.mllm.settings import MLLMSettings
 from cirlab.encoders.mllm.speaking import replies
 from tests.tiny_mllm import write_tiny_mllm
 
