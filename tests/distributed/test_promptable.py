@@ -6,10 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.promptable import PrefixBudget
-from lightning_modules.question_maps import LinearSample
+from lightning_modules.promptable import LinearSample, PrefixBudget
 from tests.distributed.processes import WORLD, run_in_processes
-from tests.lightning_modules.test_promptable import evaluate, method, pictures_read
+from tests.lightning_modules.promptable.tiny import evaluate, method, pictures_read
 from tests.tiny_mllm import write_tiny_mllm
 
 

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 
+from cirlab import distributed
 from cirlab.errors import UserError
+from cirlab.prompts import PromptChooser
 from cirlab.reading.jsonl import shown
 from cirlab.records import Image, Item, SampleKey
 from cirlab.retrieval.linear import LinearMethod, check_linear_map, draw_sample, transform
+from cirlab.retrieval.views import Views, plan_views
 
 #: Training images that the linear map's are drawn from, the first of the data.
 POOL = 10_000
@@ -101,13 +105,55 @@ class QuestionMaps:
         return torch.stack(rows)
 
 
-def training_images(data: Any) -> list[Image]:
+def stood_in_for(data: Any, prompts: PromptChooser) -> dict[str, Views]:
+    """What galleries would be looked at for without maps, by gallery; on every process the same.
+
+    Args:
+        data: the data module, with benchmarks that are set up.
+        prompts: gives each query its question.
+
+    Raises:
+        UserError: the data leave images out, or a query has no question, but needs one.
+    """
+    if data.on_error == "skip":
+        raise UserError(
+            "looking: linear learns its maps from images and skips none, but "
+            "data.init_args.on_error is skip: set it to raise, or looking to prefix"
+        )
+    return distributed.from_first(partial(plan_views, data.benchmarks, prompts))
+
+
+def map_samples(
+    linear: LinearSample, data: Any, views: Mapping[str, Views]
+) -> dict[str, dict[str, list[Image]]]:
+    """From which images the map of each question is told, by benchmark and question.
+
+    Args:
+        linear: how many and which.
+        data: the data module, with benchmarks that are set up.
+        views: what maps stand in for, by gallery.
+
+    Raises:
+        UserError: there are too few images.
+    """
+    known = _training_images(data) if linear.source == "training" else None
+    found: dict[str, dict[str, list[Image]]] = {}
+    for benchmark in data.benchmarks:
+        own, found[benchmark.name] = views[benchmark.gallery_id], {}
+        for prompt, needed in zip(own.prompts, own.needed, strict=True):
+            if prompt is not None:
+                images = _ranked_images(needed, benchmark.gallery) if known is None else known
+                found[benchmark.name][prompt] = linear.draw(images, prompt)
+    return found
+
+
+def _training_images(data: Any) -> list[Image]:
     """The first training images of a data module of prompted pairs."""
     records = data.train_dataset()
     return [records[SampleKey(0, n)].image for n in range(min(len(records), POOL))]
 
 
-def ranked_images(needed: torch.Tensor, gallery: Sequence[Item]) -> list[Image]:
+def _ranked_images(needed: torch.Tensor, gallery: Sequence[Item]) -> list[Image]:
     """Those that the queries of one view rank; `needed` is of shape (N,)."""
     items = [gallery[row] for row in needed.nonzero().flatten().tolist()]
     return [item for item in items if isinstance(item, Image)]
