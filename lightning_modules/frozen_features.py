@@ -14,6 +14,7 @@ from rich.progress import track
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from cirlab.encoders.blip.matcher import BlipMatcher
 from cirlab.encoders.dual.encoder import DualEncoder, DualProcessor
 from cirlab.encoders.feature_cache import FeatureCache, cached_features
 from cirlab.encoders.fingerprint import fingerprint
@@ -45,12 +46,21 @@ def frozen_vectors(module: L.LightningModule, encoder: DualEncoder) -> FeatureCa
     return _kept(module, encoder.processor, encoder.image_side, encoder.encode_images, of)
 
 
+def frozen_hidden(module: L.LightningModule, encoder: BlipMatcher) -> FeatureCache | None:
+    """The same for BLIP's hidden images (N, H), which words look at; kept in 16 bits."""
+    tower = encoder.image_tower
+    # Layers, too, tell towers apart: the same weights may be padded or averaged in other ways.
+    what = f"hidden {tower}"
+    return _kept(module, encoder.processor, tower, encoder.hidden_images, what, torch.float16)
+
+
 def _kept(
     module: L.LightningModule,
     processor: DualProcessor,
     weights: nn.Module,
     encode: Callable[[torch.Tensor], torch.Tensor],
     what: str = "",
+    dtype: torch.dtype = torch.float32,
 ) -> FeatureCache | None:
     """What a frozen part says of all images of the run.
 
@@ -58,8 +68,9 @@ def _kept(
         module: attached to a trainer whose data are set up.
         processor: reads pixels.
         weights: of the frozen part.
-        encode: pixels (B, 3, H, W) to rows (B, F), by these weights.
+        encode: pixels (B, 3, H, W) to rows (B, F) or (B, N, H), by these weights.
         what: tells other rows by the same weights apart.
+        dtype: in which rows are kept.
     """
     trainer = module.trainer
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -95,7 +106,7 @@ def _kept(
     parts = [what] if what else []
     parts += [fingerprint(state.items()), f"{processor.transform}", f"{trainer.precision}"]
     folder = Path(trainer.default_root_dir) / "runs" / "cache"
-    return cached_features(folder, " ".join(parts), images, compute)
+    return cached_features(folder, " ".join(parts), images, compute, dtype)
 
 
 def training_images(data: Any) -> list[Image]:

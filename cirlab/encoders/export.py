@@ -19,6 +19,8 @@ from transformers import PreTrainedModel
 
 from cirlab.encoders.adapters import SECOND_ADAPTER
 from cirlab.encoders.blip.checkpoint import is_checkpoint_file
+from cirlab.encoders.blip.export import blip_loading
+from cirlab.encoders.blip.tower import TimmTower
 from cirlab.encoders.dual.blip import BlipEncoder
 from cirlab.encoders.dual.encoder import DualEncoder
 from cirlab.encoders.dual.open_clip_models import OpenClipEncoder
@@ -282,10 +284,10 @@ def _dual_loading(encoder: DualEncoder, part: str | None, lines: tuple[str, ...]
     imports = ["import torch", "from torch.nn.functional import normalize"]
     imports += ["from peft import PeftModel"] if lines else []
     if isinstance(encoder, BlipEncoder):
-        imports.append("from transformers import AutoProcessor, BlipForImageTextRetrieval")
         name = _path(part) if part is not None else quoted(_location(encoder.source))
-        load = [f"clip = BlipForImageTextRetrieval.from_pretrained({name})"]
-        load.append(f"processor = AutoProcessor.from_pretrained({name})")
+        loading = blip_loading(name, timm=isinstance(encoder.image_tower, TimmTower))
+        imports += ["from transformers import AutoProcessor", *loading.imports]
+        load = [loading.body, f"processor = AutoProcessor.from_pretrained({name})"]
         read = BLIP_IMAGE
     else:
         assert isinstance(encoder, OpenClipEncoder)

@@ -2,7 +2,7 @@
 
 A folder holds the features of one encoder in one state, whatever run asked for them; another state,
 preprocessing or prompt is another folder. Each run adds a part with the images that were not there
-yet: a float32 matrix and the names of its rows. A name tells which image it is and in which state
+yet: a matrix and the names of its rows. A name tells which image it is and in which state
 (`cirlab.encoders.image_names`); files are asked of the file system when the run starts, and images
 are known by their paths from then on.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -39,7 +40,7 @@ class FeatureCache:
     Picklable: loader workers map the files, they do not copy them.
 
     Args:
-        parts: the .npy files, each (N, F) float32.
+        parts: the .npy files, each (N, F), or (N, ...) where an image has more than a vector.
         rows: for each image, the number of its part and its row there.
     """
 
@@ -55,7 +56,7 @@ class FeatureCache:
         return place(image) in self._rows
 
     def __call__(self, images: Sequence[Image]) -> torch.Tensor:
-        """Features of the images, (B, F) float32.
+        """Features of the images, (B, F) or (B, ...), in the precision in which they were kept.
 
         Raises:
             KeyError: an image is not in the cache.
@@ -75,6 +76,7 @@ def cached_features(
     identity: str,
     images: Sequence[Image],
     compute: Callable[[Sequence[Image]], Iterable[torch.Tensor]],
+    dtype: torch.dtype = torch.float32,
 ) -> FeatureCache:
     """The cache of these images under this identity; what it lacks is computed.
 
@@ -84,14 +86,15 @@ def cached_features(
         folder: where caches lie.
         identity: whatever decides the features besides the images (weights, preprocessing).
         images: all that the run needs, the same on every process.
-        compute: yields features of the images it is given in batches, each (B, F).
+        compute: yields features of the images it is given in batches, each (B, F) or (B, ...).
+        dtype: in which they are kept.
     """
 
     def one_view(images: Sequence[Image], lacking: torch.Tensor) -> Iterator[torch.Tensor]:
         return (batch[None] for batch in compute(images))
 
     needed = torch.ones(1, len(images), dtype=torch.bool)
-    return cached_views(folder, [identity], images, needed, one_view)[0]
+    return cached_views(folder, [identity], images, needed, one_view, dtype)[0]
 
 
 def cached_views(
@@ -100,6 +103,7 @@ def cached_views(
     images: Sequence[Image],
     needed: torch.Tensor,
     compute: Callable[[Sequence[Image], torch.Tensor], Iterable[torch.Tensor]],
+    dtype: torch.dtype = torch.float32,
 ) -> list[FeatureCache]:
     """A cache for each of V views of images; what they lack is computed, in one pass for all.
 
@@ -116,6 +120,7 @@ def cached_views(
         needed: of which images each view is needed. Shape (V, N), bool.
         compute: is given some images and of which of them each view lacks, (V, M); yields features
             in batches, each (V, B, F), of which only what lacks is read.
+        dtype: in which they are kept.
 
     Raises:
         UserError: on every process, if a file is missing, or on one `compute` refuses an image or
@@ -128,7 +133,7 @@ def cached_views(
         rows = lacking.any(dim=0).nonzero().flatten().tolist()
         if rows:
             found = compute([images[row] for row in rows], lacking[:, rows])
-            _write(stores, [names[row] for row in rows], lacking[:, rows], found)
+            _write(stores, [names[row] for row in rows], lacking[:, rows], found, dtype)
 
     known = [_stored(store) for store in stores]
     # One process may see what another has begun to write: the first decides for all.
@@ -191,6 +196,7 @@ def _write(
     names: Sequence[str],
     lacking: torch.Tensor,
     batches: Iterable[torch.Tensor],
+    dtype: torch.dtype,
 ) -> None:
     """One part of each view that lacks any: the matrix, then the list of names that makes it count.
 
@@ -198,7 +204,8 @@ def _write(
         stores: of the V views.
         names: of N images.
         lacking: shape (V, N), bool.
-        batches: features of all N in their order, each (V, B, F).
+        batches: features of all N in their order, each (V, B, F) or (V, B, ...).
+        dtype: in which they are written.
     """
     views = lacking.any(dim=1).nonzero().flatten().tolist()
     chosen = {view: [names[row] for row in lacking[view].nonzero().flatten()] for view in views}
@@ -212,11 +219,12 @@ def _write(
         for batch in batches:
             end = start + batch.shape[1]
             for view in views:
-                rows = batch[view][lacking[view, start:end].to(batch.device)].float().cpu().numpy()
+                found = batch[view][lacking[view, start:end].to(batch.device)]
+                rows = found.to(dtype).cpu().numpy()
                 _check_finite(rows, chosen[view][filled[view] :])
                 if view not in matrices:
-                    shape = (len(chosen[view]), batch.shape[2])
-                    matrices[view] = _matrix(files[view], shape)
+                    shape = (len(chosen[view]), *batch.shape[2:])
+                    matrices[view] = _matrix(files[view], shape, rows.dtype)
                 matrices[view][filled[view] : filled[view] + len(rows)] = rows
                 filled[view] += len(rows)
             start = end
@@ -231,7 +239,7 @@ def _write(
 
 def _check_finite(rows: np.ndarray, names: Sequence[str]) -> None:
     """Refuse to keep what no ranking could use, at the first of them, known by name."""
-    broken = ~np.isfinite(rows).all(axis=1)
+    broken = ~np.isfinite(rows).all(axis=tuple(range(1, rows.ndim)))
     if broken.any():
         raise UserError(
             f"the features of image {names[int(broken.argmax())]} are not all finite, so that "
@@ -239,7 +247,7 @@ def _check_finite(rows: np.ndarray, names: Sequence[str]) -> None:
         )
 
 
-def _matrix(path: Path, shape: tuple[int, int]) -> np.memmap:
+def _matrix(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.memmap:
     """A file of zeros whose place on the disk is taken.
 
     A full disk is found here, and not by a write into the mapped file, which would end the process.
@@ -247,14 +255,15 @@ def _matrix(path: Path, shape: tuple[int, int]) -> np.memmap:
     Raises:
         UserError: the disk has no room.
     """
-    matrix = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    matrix = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     try:
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     except OSError as error:
         raise UserError(
-            f"{shape[0]} vectors of {shape[1]} values take {matrix.nbytes / (1 << 20):.3g} MiB, "
-            f"for which {path.parent} has no room ({error.strerror}); make room, or choose another "
+            f"{shape[0]} vectors of {math.prod(shape[1:])} values take "
+            f"{matrix.nbytes / (1 << 20):.3g} MiB, for which {path.parent} has no room "
+            f"({error.strerror}); make room, or choose another "
             "folder"
         ) from error
     return matrix

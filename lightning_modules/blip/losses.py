@@ -6,10 +6,10 @@ Li et al., arXiv 2201.12086, section 3.2; the contrast is that of ALBEF (arXiv 2
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.nn.functional import cross_entropy
 
 from cirlab.distributed import all_gather_object, gather, gather_with_grad
@@ -79,17 +79,22 @@ def contrast_loss(
 
 
 @torch.no_grad()
-def slow_vectors(teacher: nn.Module, batch: Inputs, images: torch.Tensor | None) -> Vectors:
+def slow_vectors(teacher: Any, batch: Inputs, pairs: ReadPairs) -> Vectors:
     """A batch by the slow encoders.
 
     Args:
-        teacher: the slow encoders (`BlipMatcher.towers`).
+        teacher: the slow encoders (`BlipMatcher.towers`), of images as much as is trained.
         batch: pixels and tokens.
-        images: unit vectors where there is no slow image encoder, (B, D); else None.
+        pairs: the same by the fast ones.
     """
-    if images is None:
+    texts = text_vectors(teacher, batch["text"])
+    if "vision_model" in teacher:
         images = image_vectors(teacher, hidden_images(teacher, batch["image"]["pixels"]))
-    return Vectors(images.detach(), text_vectors(teacher, batch["text"]))
+    elif "vision_proj" in teacher:
+        images = image_vectors(teacher, pairs.patches)
+    else:
+        images = pairs.vectors.images.detach()
+    return Vectors(images, texts)
 
 
 def matching_loss(encoder: BlipMatcher, pairs: ReadPairs, candidates: ReadPairs) -> torch.Tensor:

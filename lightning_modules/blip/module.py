@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from cirlab.encoders.blip.collate import Augmentation, AugmentedReader, PairCollator
 from cirlab.encoders.blip.export import blip_snippet
 from cirlab.encoders.blip.matcher import BlipMatcher
+from cirlab.encoders.blip.tower import TimmTower
 from cirlab.encoders.blip.weights import TOKENIZER, load_blip
 from cirlab.encoders.dual.collate import DualQueryReader, ImageReader
 from cirlab.encoders.export import Exported, check_merging
@@ -36,7 +37,7 @@ from lightning_modules.blip.losses import (
 )
 from lightning_modules.blip.second_stage import match_logits
 from lightning_modules.blip.settings import BlipFromScratch, Contrast
-from lightning_modules.frozen_features import frozen_features
+from lightning_modules.frozen_features import frozen_features, frozen_hidden
 from lightning_modules.learner import Inputs
 from lightning_modules.schedule import Schedule
 
@@ -62,9 +63,11 @@ class Blip(RetrievalModule):
         itm_weight: of image-text matching (ITM) in the loss; 0 leaves it out.
         lm_weight: of describing pictures (LM) in the loss; 0 leaves the decoder out.
         negative_all_rank: hard negatives of ITM from all processes' batches, or from the own.
-        freeze_image: train the text side only.
-        cache_features: with a frozen image side and without ITM and LM, run the image tower once
-            over all pictures and keep their vectors in memory-mapped files.
+        freeze_image: true trains the text side only; "tower" also the projection of images into
+            the shared space.
+        cache_features: with a frozen tower, run it once over all pictures and keep in memory-mapped
+            files what it says: of each one vector of the shared space, or, where more is needed
+            (ITM, LM, a projection that trains), class token and patches in 16 bits.
         augmentation: how training pictures are changed; null leaves them.
         dropout: of the text side in training, 0.1 in BLIP; null keeps the configuration's.
         gradient_checkpointing: compute each layer of image tower and text encoder again in the
@@ -100,7 +103,7 @@ class Blip(RetrievalModule):
         itm_weight: float = 1.0,
         lm_weight: float = 0.0,
         negative_all_rank: bool = False,
-        freeze_image: bool = False,
+        freeze_image: bool | Literal["tower"] = False,
         cache_features: bool = False,
         augmentation: Augmentation | None = None,
         dropout: float | None = None,
@@ -117,11 +120,10 @@ class Blip(RetrievalModule):
             raise UserError(
                 f"itm_weight is {itm_weight} and lm_weight {lm_weight}; set each to 0 or more"
             )
-        if cache_features and (not freeze_image or itm_weight or lm_weight or augmentation):
+        if cache_features and (not freeze_image or augmentation):
             raise UserError(
-                "cache_features: true keeps one vector of each picture, which is enough only for "
-                "contrast with a frozen image side: set freeze_image: true, itm_weight: 0, "
-                "lm_weight: 0 and augmentation: null"
+                "cache_features: true keeps what a frozen image tower says of each picture as it "
+                "is: set freeze_image to true or tower, and augmentation: null"
             )
         self.start, self.scratch, self.export_to = model, from_scratch, export_to
         self.tokenizer_name, self.image_size, self.max_length = tokenizer, image_size, max_length
@@ -166,7 +168,14 @@ class Blip(RetrievalModule):
 
     def _freeze(self, encoder: BlipMatcher) -> None:
         if self.freeze_image:
-            encoder.image_backbone.requires_grad_(False).eval()
+            whole = self.freeze_image is True
+            frozen = encoder.image_backbone if whole else encoder.image_tower
+            frozen.requires_grad_(False).eval()
+        elif isinstance(encoder.image_tower, TimmTower):
+            raise UserError(
+                "freeze_image is false, but the image tower is a network of timm's, whose batch "
+                "statistics the slow encoders would not follow; set freeze_image: tower"
+            )
         # What no loss reaches would keep processes waiting for its gradient.
         if not self.itm_weight:
             encoder.model.itm_head.requires_grad_(False)
@@ -177,7 +186,9 @@ class Blip(RetrievalModule):
     def add_teacher(self) -> None:
         """Build what only training needs: the slow encoders and the queue."""
         encoder = self._encoder
-        self.teacher = encoder.towers(images=not self.freeze_image)
+        self.teacher = encoder.towers(
+            images=not self.freeze_image, projection=self.freeze_image == "tower"
+        )
         self.queue = PairQueue(self.contrast.queue_size, encoder.dim)
         # They are the same on all processes by themselves; DDP would send them at every step.
         ignored = [f"queue.{name}" for name, _ in self.queue.named_buffers()]
@@ -204,19 +215,33 @@ class Blip(RetrievalModule):
         # Here, and not on_fit_start: Lightning builds the training loader earlier, when it counts
         # the steps for the schedule. Without a trainer (a chat) nothing tells which images come.
         if self.cache_features and self.cache is None and self._trainer is not None:
-            self.cache = frozen_features(self, self._encoder)
-        return ImageReader(self._encoder.processor, self.cache)
+            keep = frozen_hidden if self._keeps_hidden else frozen_features
+            self.cache = keep(self, self._encoder)
+        what: Literal["hidden", "features"] = "hidden" if self._keeps_hidden else "features"
+        return ImageReader(self._encoder.processor, self.cache, what)
+
+    @property
+    def _keeps_hidden(self) -> bool:
+        """Whether one vector of an image is not enough."""
+        joint = bool(self.itm_weight or self.lm_weight)
+        return (
+            joint
+            or self.freeze_image == "tower"
+            or isinstance(self._encoder.image_tower, TimmTower)
+        )
 
     # ---- checkpoints --------------------------------------------------------------------
 
     def learned_names(self) -> set[str]:
         """With the slow encoders and the queue, and both names of what the decoder shares.
 
-        From scratch every weight is the run's own, those too that no loss reaches.
+        From scratch every weight is the run's own, those too that no loss reaches, and what a
+        frozen tower was given.
         """
+        if self.scratch is not None:
+            return set(self.state_dict())
         named = self.named_parameters(remove_duplicate=False)
-        whole = self.scratch is not None
-        names = {name for name, parameter in named if parameter.requires_grad or whole}
+        names = {name for name, parameter in named if parameter.requires_grad}
         teaching = {name for name in self.state_dict() if name.startswith(TEACHING)}
         return super().learned_names() | names | teaching
 
@@ -243,8 +268,7 @@ class Blip(RetrievalModule):
         assert self.teacher is not None and self.queue is not None, "add_teacher has not run"
         encoder.clamp_temperature()
         pairs = self._read_pairs(batch)
-        frozen = pairs.vectors.images if self.freeze_image else None
-        slow, alpha = slow_vectors(self.teacher, batch, frozen), self._alpha()
+        slow, alpha = slow_vectors(self.teacher, batch, pairs), self._alpha()
         terms = {"itc": contrast_loss(encoder, pairs, slow, self.queue, alpha=alpha, group=group)}
         if self.itm_weight:
             candidates = pairs.of_all_processes(group) if self.negative_all_rank else pairs
@@ -262,10 +286,10 @@ class Blip(RetrievalModule):
 
     def _hidden(self, image: Inputs) -> torch.Tensor | None:
         """Class token and patches, (B, N, H); None where only vectors are kept of the images."""
-        if "pixels" not in image:
+        if "features" in image:
             return None
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_image):
-            return self._encoder.hidden_images(image["pixels"])
+            return self._encoder.hidden_of(image)
 
     def _image_vectors(self, image: Inputs, hidden: torch.Tensor | None) -> torch.Tensor:
         if hidden is None:
@@ -302,10 +326,17 @@ class Blip(RetrievalModule):
     def export(self, folder: Path, merged: bool) -> Exported:
         encoder = self._encoder
         encoder.save(folder)
+        timm = isinstance(encoder.image_tower, TimmTower)
+        layout = (
+            "Its image tower is a network of timm's, which transformers' class has not: the code "
+            "below puts the two together."
+            if timm
+            else "A folder of transformers', whole."
+        )
         return Exported(
             what="A BLIP: an image and a text that belong together have similar vectors (cosine), "
-            "and a second score reads the two together. A folder of transformers', whole.",
-            code=script(blip_snippet(encoder.encode_id, self.max_length)),
+            f"and a second score reads the two together. {layout}",
+            code=script(blip_snippet(encoder.encode_id, self.max_length, timm)),
         )
 
     # ---- evaluation ---------------------------------------------------------------------
@@ -332,4 +363,9 @@ class Blip(RetrievalModule):
         scores: torch.Tensor,
     ) -> torch.Tensor:
         """The logit of "they belong together" and the cosine, added (BLIP, train_retrieval.py)."""
-        return match_logits(self._encoder, queries, items, pairs) + scores
+        return match_logits(self._encoder, self._hidden_reader, queries, items, pairs) + scores
+
+    @property
+    def _hidden_reader(self) -> ImageReader:
+        """Of what matching reads; a vector that is kept of an image does not do."""
+        return self._reader if self._keeps_hidden else ImageReader(self._encoder.processor)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from cirlab.encoders.blip.matcher import BlipMatcher
+from cirlab.encoders.dual.collate import ImageReader
 from cirlab.errors import UserError
 from cirlab.records import Caption, Image, Item, Query
 from lightning_modules.blip.tokens import rows_of, trimmed
@@ -19,12 +20,17 @@ PAIRS = 256
 
 
 def match_logits(
-    encoder: BlipMatcher, queries: Sequence[Query], items: Sequence[Item], pairs: torch.Tensor
+    encoder: BlipMatcher,
+    reader: ImageReader,
+    queries: Sequence[Query],
+    items: Sequence[Item],
+    pairs: torch.Tensor,
 ) -> torch.Tensor:
     """Logits of "they belong together", (P,), float32, on the CPU.
 
     Args:
         encoder: reads text and image together.
+        reader: of pixels, or of hidden images that were kept.
         queries: texts, where the items are images; else images.
         items: images or captions; each image is read once.
         pairs: positions in `queries` and in `items`. Shape (P, 2), int64.
@@ -42,9 +48,10 @@ def match_logits(
         words = [item.text for item in items if isinstance(item, Caption)]
         seen, said = asked, found
     _check_matchable(queries, words, images, len(items))
-    reader, device = encoder.processor, encoder.temperature.device
-    hidden = encoder.hidden_images(reader.images([image.load() for image in images]).to(device))
-    tokens = {key: value.to(device) for key, value in reader.tokenize(words).items()}
+    device = encoder.log_temperature.device
+    hidden = encoder.hidden_of({key: value.to(device) for key, value in reader(images).items()})
+    read = encoder.processor.tokenize(words)
+    tokens = {key: value.to(device) for key, value in read.items()}
     logits = [
         encoder.match(trimmed(rows_of(tokens, text)), hidden[image])
         for text, image in zip(said.split(PAIRS), seen.split(PAIRS), strict=True)

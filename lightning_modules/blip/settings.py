@@ -8,6 +8,7 @@ from typing import Any
 
 from cirlab.encoders.blip.scratch import new_blip, set_image_tower
 from cirlab.encoders.blip.weights import BlipParts
+from cirlab.encoders.scratch import read_word_vectors
 from cirlab.encoders.vocabulary import WORLD, vocabulary_words
 from cirlab.errors import UserError
 from cirlab.world.vocabulary import dialogue_vocabulary
@@ -18,14 +19,17 @@ class BlipFromScratch:
     """A BLIP that starts without weights.
 
     Attributes:
-        vision: transformers' configuration of the image tower.
+        vision: transformers' configuration of the image tower; or, with `architecture`,
+            `image_size` and perhaps `model_args` and `grid`, a convolutional network of timm's.
         text: that of the text encoder, and of the decoder, which shares all but its self-attention.
         embed_dim: dimensions of the shared space.
         vocabulary: "world", the words of captions and dialogues, or a folder of word vectors whose
             words are taken.
         caption_files: pairs.jsonl files whose frequent words join the vocabulary.
+        word_vectors: start the token embedding from the vectors of the `vocabulary` folder.
         vision_weights: folder of an image tower of that configuration to start with
-            (`TokenLabelling` writes one); null starts it at random.
+            (`TokenLabelling` writes one), or a safetensors file of timm's; null starts it at
+            random.
         mean: of the pixels in [0, 1], a channel.
         std: of the pixels in [0, 1], a channel.
     """
@@ -35,9 +39,17 @@ class BlipFromScratch:
     embed_dim: int = 128
     vocabulary: str = WORLD
     caption_files: list[str] = field(default_factory=list)
+    word_vectors: bool = False
     vision_weights: str | None = None
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        if self.word_vectors and self.vocabulary == WORLD:
+            raise UserError(
+                "word_vectors: true needs a folder of word vectors as vocabulary, but that is "
+                f"{WORLD!r}; name one, or set word_vectors to false"
+            )
 
     def build(self, decoder: bool, start: bool) -> BlipParts:
         """Model and processor.
@@ -56,6 +68,7 @@ class BlipFromScratch:
             mean=self.mean,
             std=self.std,
             decoder=decoder,
+            vectors=read_word_vectors(Path(self.vocabulary)) if self.word_vectors else None,
         )
         if self.vision_weights is not None and start:
             set_image_tower(parts.model, Path(self.vision_weights))

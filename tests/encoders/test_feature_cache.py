@@ -40,6 +40,27 @@ def test_features_belong_to_their_images_in_any_order(tmp_path: Path) -> None:
     assert copy(images(1))[0].tolist() == [1.0, 1.0, 1.0]
 
 
+def test_an_image_may_have_more_than_a_vector_in_sixteen_bits(tmp_path: Path) -> None:
+    def compute(some: Sequence[Image]) -> Iterable[torch.Tensor]:
+        yield torch.stack([torch.full((4, 3), 0.1 + float(image.id)) for image in some])
+
+    for _ in range(2):
+        cache = cached_features(tmp_path, "vit", images(1, 2), compute, dtype=torch.float16)
+        found = cache(images(2, 1))
+        assert (found.dtype, found.shape) == (torch.float16, (2, 4, 3))
+        assert torch.equal(found[0], torch.full((4, 3), 2.1).half())
+    (stored,) = tmp_path.rglob("*.npy")
+    assert stored.stat().st_size < 2 * 4 * 3 * 2 + 200
+
+
+def test_what_is_too_large_for_sixteen_bits_is_not_kept(tmp_path: Path) -> None:
+    def compute(some: Sequence[Image]) -> Iterable[torch.Tensor]:
+        yield torch.tensor([[[1.0, 2.0]], [[1.0, 1e6]]])
+
+    with pytest.raises(UserError, match=r"features of image 2 .*not all finite"):
+        cached_features(tmp_path, "vit", images(1, 2), compute, dtype=torch.float16)
+
+
 def test_only_new_images_are_computed(tmp_path: Path) -> None:
     backbone = Backbone()
     cached_features(tmp_path, "vit", images(1, 2, 3), backbone)

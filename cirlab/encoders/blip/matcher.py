@@ -60,7 +60,7 @@ class BlipMatcher(BlipEncoder):
     def hidden_of(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The same from {"pixels": (B, 3, S, S)} or as they were kept, {"hidden": (B, N, H)}."""
         if "hidden" in inputs:
-            return inputs["hidden"].to(self.temperature.dtype)
+            return inputs["hidden"].to(self.log_temperature.dtype)
         return self.hidden_images(inputs["pixels"])
 
     def embed_images(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:

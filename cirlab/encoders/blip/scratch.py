@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import BlipConfig, BlipTextLMHeadModel, BlipVisionModel
 
+from cirlab.encoders.blip.tower import TimmTower, timm_config
 from cirlab.encoders.blip.weights import (
     DECODE,
     BlipForImageTextRetrieval,
@@ -16,7 +18,7 @@ from cirlab.encoders.blip.weights import (
     share_decoder,
     with_blip_tokens,
 )
-from cirlab.encoders.scratch import word_tokenizer
+from cirlab.encoders.scratch import set_word_vectors, word_tokenizer
 from cirlab.errors import UserError
 
 #: Spread of weights at the start. transformers' own for the image tower would leave the positions
@@ -33,11 +35,12 @@ def new_blip(
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
     decoder: bool,
+    vectors: tuple[Sequence[str], np.ndarray] | None = None,
 ) -> BlipParts:
     """A BLIP of random weights, with one token a word.
 
     Args:
-        vision: transformers configuration of the image tower.
+        vision: transformers configuration of the image tower, or the arguments of `timm_config`.
         text: that of the text encoder, and of the decoder; vocabulary size and special tokens are
             filled in.
         dim: dimensions of the space that images and texts share.
@@ -45,6 +48,10 @@ def new_blip(
         mean: of the pixels in [0, 1], a channel.
         std: of the pixels in [0, 1], a channel.
         decoder: add one.
+        vectors: words and their vectors, (N, D), that the token embedding starts from.
+
+    Raises:
+        UserError: the network of timm's that is asked for is none, or gives no map.
     """
     places = text.get("max_position_embeddings", 512)
     tokenizer = with_blip_tokens(word_tokenizer(words, max_length=places))
@@ -59,23 +66,49 @@ def new_blip(
         "initializer_range": INITIALIZER_RANGE,
     }
     config: Any = BlipConfig(
-        vision_config={"initializer_range": INITIALIZER_RANGE} | dict(vision),
+        vision_config=_vision_config(vision),
         text_config=dict(text) | filled,
         image_text_hidden_size=dim,
         initializer_range=INITIALIZER_RANGE,
     )
     model = BlipForImageTextRetrieval(config)
+    if vectors is not None:
+        set_word_vectors(model.get_input_embeddings(), tokenizer, *vectors)
     speaker = share_decoder(BlipTextLMHeadModel(config.text_config), model) if decoder else None
     size = config.vision_config.image_size
     return BlipParts(model, processor_for(tokenizer, size, mean, std), speaker)
 
 
-def set_image_tower(model: Any, folder: Path) -> None:
-    """Give a BLIP the image tower of a folder.
+def _vision_config(vision: Mapping[str, Any]) -> Any:
+    if "architecture" not in vision:
+        return {"initializer_range": INITIALIZER_RANGE} | dict(vision)
+    unknown = sorted(vision.keys() - {"architecture", "image_size", "model_args", "grid"})
+    if unknown or "image_size" not in vision:
+        wrong = f"has {unknown[0]!r}" if unknown else "lacks 'image_size'"
+        raise UserError(
+            f"from_scratch.vision {wrong}; beside architecture, a name of timm's, it takes "
+            "image_size and, if need be, model_args and grid"
+        )
+    return timm_config(**vision)
+
+
+def set_image_tower(model: Any, place: Path) -> None:
+    """Give a BLIP a trained image tower.
+
+    Args:
+        model: the BLIP.
+        place: a folder of transformers'; of a network of timm's the safetensors file.
 
     Raises:
         UserError: there is none, or it is of another architecture.
     """
+    if isinstance(model.vision_model, TimmTower):
+        model.vision_model.load_file(place)
+    else:
+        _set_transformer(model, place)
+
+
+def _set_transformer(model: Any, folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise UserError(
             f"from_scratch.vision_weights: there is no image tower in {folder}; train one first "

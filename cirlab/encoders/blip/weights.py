@@ -6,6 +6,7 @@ One folder may hold a retrieval model and the text decoder that was trained besi
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from transformers import (
 )
 
 from cirlab.encoders.blip.checkpoint import DECODER, is_checkpoint_file, read_blip_checkpoint
+from cirlab.encoders.blip.tower import TimmTower, is_timm
 from cirlab.encoders.names import resolve_folder, weights_or_sentence
 from cirlab.errors import UserError
 
@@ -39,13 +41,28 @@ TOKENIZER = "google-bert/bert-base-uncased"
 DECODE, ENCODE = "[DEC]", "[ENC]"
 
 
-class BlipForImageTextRetrieval(transformers.BlipForImageTextRetrieval):
+class _AnyTower(nn.Module):
+    """Before a class of transformers': its image tower may be a network of timm's."""
+
+    def __init__(self, config: Any) -> None:
+        if not is_timm(config.vision_config):
+            super().__init__(config)
+            return
+        # A tower without layers, to be replaced.
+        empty, vision = copy.deepcopy(config), config.vision_config
+        empty.vision_config = BlipVisionConfig(hidden_size=vision.hidden_size, num_hidden_layers=0)
+        super().__init__(empty)
+        self.config = config
+        self.add_module("vision_model", TimmTower(vision))
+
+
+class BlipForImageTextRetrieval(_AnyTower, transformers.BlipForImageTextRetrieval):
     """transformers' own, which does not tell of a decoder that lies beside it."""
 
     _keys_to_ignore_on_load_unexpected = [r"^text_decoder\.", r"position_ids$"]  # noqa: RUF012
 
 
-class BlipForConditionalGeneration(transformers.BlipForConditionalGeneration):
+class BlipForConditionalGeneration(_AnyTower, transformers.BlipForConditionalGeneration):
     """The same for what describes images, beside a retrieval model."""
 
     _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012
@@ -194,6 +211,9 @@ def resize_images(parts: BlipParts, image_size: int) -> None:
     vision = parts.model.config.vision_config
     parts.processor.image_processor.size = {"height": image_size, "width": image_size}
     if image_size == vision.image_size:
+        return
+    if is_timm(vision):
+        vision.image_size = image_size
         return
     if image_size < 1 or image_size % vision.patch_size:
         raise UserError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -42,6 +43,22 @@ def test_texts_and_pictures_are_told_apart_at_the_start() -> None:
     tokens = encoder.processor.tokenize(["a red circle", "is it blue ?"])
     vectors = encoder.encode_texts(tokens)
     assert not torch.allclose(vectors[0], vectors[1], atol=1e-3)
+
+
+def test_words_may_begin_with_vectors(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("red\nblue\ncircle\n")
+    vectors = np.random.default_rng(0).normal(size=(3, 16)).astype(np.float16)
+    np.save(tmp_path / "vectors.16d.npy", vectors)
+    options = {"vocabulary": str(tmp_path), "word_vectors": True}
+    parts = scratch(**options).build(decoder=True, start=True)
+    rows = parts.processor.tokenizer.convert_tokens_to_ids(["red", "blue", "circle"])
+    found = parts.model.text_encoder.embeddings.word_embeddings.weight[rows, :16].detach()
+    given = torch.from_numpy(vectors).float()
+    ratio = found / given
+    torch.testing.assert_close(ratio, ratio.mean().expand(3, 16), rtol=1e-3, atol=0)
+    assert parts.decoder.get_input_embeddings().weight is parts.model.get_input_embeddings().weight
+    with pytest.raises(UserError, match=r"word_vectors: true needs a folder of word vectors"):
+        scratch(word_vectors=True)
 
 
 @pytest.fixture(scope="module")

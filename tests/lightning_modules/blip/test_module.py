@@ -7,14 +7,19 @@ from typing import Any
 
 import lightning as L
 import pytest
+import timm
 import torch
 import transformers
+from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 from transformers import AutoProcessor
 
 from callbacks import RetrievalEvaluation
-from cirlab.benchmarks import WorldDialogue
+from cirlab.benchmarks import FolderTextToImage, WorldDialogue
+from cirlab.demo.matching import BlipMatching
 from cirlab.encoders.blip.collate import Augmentation
+from cirlab.encoders.blip.matcher import BlipMatcher
+from cirlab.encoders.blip.weights import load_blip
 from cirlab.errors import UserError
 from cirlab.records import Item, Query
 from datamodules import FolderData, WorldDialogueData
@@ -41,6 +46,8 @@ def test_every_trained_weight_has_a_gradient_and_no_other(folder: str) -> None:
         {"itm_weight": 0.0},
         {"freeze_image": True},
         {"freeze_image": True, "itm_weight": 0.0},
+        {"freeze_image": "tower"},
+        {"freeze_image": "tower", "itm_weight": 0.0},
         {"itm_weight": 0.0, "lm_weight": 0.5},
     ):
         module = blip(folder, **options)
@@ -52,8 +59,9 @@ def test_every_trained_weight_has_a_gradient_and_no_other(folder: str) -> None:
         torch.stack(list(terms.values())).sum().backward()
         trained = {n for n, p in module.named_parameters() if p.requires_grad}
         assert set(gradients(module)) == trained, options
-        vision = any("vision" in name for name in trained)
-        assert vision != module.freeze_image
+        vision = {name.split(".")[2] for name in trained if ".vision_" in name}
+        learned = {False: {"vision_model", "vision_proj"}, True: set(), "tower": {"vision_proj"}}
+        assert vision == learned[module.freeze_image]
 
 
 def test_soft_targets_come_gradually(folder: str) -> None:
@@ -155,8 +163,11 @@ def test_dropout_and_augmentation_belong_to_training_alone(folder: str) -> None:
 
 def test_arguments_that_contradict_each_other_are_refused(folder: str) -> None:
     for options, says in (
-        ({"cache_features": True}, "cache_features: true keeps one vector of each picture"),
-        ({"cache_features": True, "freeze_image": True}, "set freeze_image: true, itm_weight: 0"),
+        ({"cache_features": True}, "keeps what a frozen .* set freeze_image to true or tower"),
+        (
+            {"cache_features": True, "freeze_image": True, "augmentation": Augmentation()},
+            "augmentation: null",
+        ),
         ({"itm_weight": -1.0}, "itm_weight is -1.0 and lm_weight 0.0; set each to 0 or more"),
         ({"model": None}, "takes either model or from_scratch"),
     ):
@@ -226,6 +237,149 @@ def test_cached_vectors_give_the_same_losses(
     assert losses[0][-1] < losses[0][0]
     (stored,) = (tmp_path / "runs" / "cache").rglob("*.npy")
     assert stored.stat().st_size < 8 * 16 * 4 + 200
+
+
+@pytest.mark.parametrize("freeze_image", [True, "tower"])
+def test_cached_hidden_images_give_the_same_losses(
+    folder: str, photographs: Path, tmp_path: Path, freeze_image: Any
+) -> None:
+    losses, read = [], []
+
+    class Watch(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
+            # Hard negatives are drawn, and what fills the cache draws, too.
+            torch.manual_seed(trainer.global_step)
+
+        def on_train_batch_end(self, *args: Any) -> None:
+            read[-1] |= set(args[3]["image"])
+            losses[-1].append(args[2]["loss"].item())
+
+    for cached in (False, True):
+        losses.append([])
+        read.append(set())
+        module = Blip(
+            folder,
+            max_length=16,
+            contrast=CONTRAST,
+            lm_weight=1.0,
+            freeze_image=freeze_image,
+            cache_features=cached,
+            optimizer=lambda p: torch.optim.SGD(p, lr=0.001),
+        )
+        trainer = quiet_trainer(
+            default_root_dir=str(tmp_path), max_epochs=2, limit_val_batches=0, callbacks=[Watch()]
+        )
+        data = FolderData(str(photographs), "pairs", batch_size=4, eval_batch_size=4, num_workers=0)
+        trainer.fit(module, datamodule=data)
+    assert read == [{"pixels"}, {"hidden"}]
+    # They are kept in 16 bits.
+    assert losses[1] == pytest.approx(losses[0], rel=2e-3)
+    assert losses[0][-1] != pytest.approx(losses[0][0], rel=2e-3)
+    (stored,) = (tmp_path / "runs" / "cache").rglob("*.npy")
+    assert stored.stat().st_size < 8 * 5 * 64 * 2 + 200
+
+
+# ---- a network of timm's as image tower ---------------------------------------------------
+
+
+def with_timm(tmp_path: Path, **options: Any) -> Blip:
+    scratch = BlipFromScratch(
+        {"architecture": "test_efficientnet", "image_size": 64},
+        TEXT,
+        embed_dim=16,
+        vision_weights=str(tmp_path / "network.safetensors"),
+    )
+    settings: dict[str, Any] = {"max_length": 16, "contrast": CONTRAST, "freeze_image": "tower"}
+    return Blip(from_scratch=scratch, export_to=str(tmp_path / "model"), **(settings | options))
+
+
+@pytest.fixture
+def trained(photographs: Path, tmp_path: Path) -> Blip:
+    """One that was fitted, with a checkpoint in last.ckpt."""
+    torch.manual_seed(7)
+    network = timm.create_model("test_efficientnet").train()
+    # Statistics of its own, which no parameter tells.
+    network(torch.randn(8, 3, 64, 64))
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    save_file(state, tmp_path / "network.safetensors")
+    module = with_timm(tmp_path, cache_features=True)
+    trainer = quiet_trainer(default_root_dir=str(tmp_path), limit_val_batches=0)
+    data = FolderData(str(photographs), "pairs", batch_size=4, eval_batch_size=4, num_workers=0)
+    trainer.fit(module, datamodule=data)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    return module
+
+
+def test_an_evaluation_reads_and_matches_what_was_kept(
+    trained: Blip, photographs: Path, tmp_path: Path
+) -> None:
+    """The tower, which lies in the checkpoint, sees no photograph twice."""
+    (tmp_path / "network.safetensors").unlink()
+    (photographs / "val").mkdir()
+    pairs_file = (photographs / "train" / "pairs.jsonl").read_text()
+    (photographs / "val" / "pairs.jsonl").write_text(pairs_file)
+    names = [f"images/{number}.png" for number in range(8)]
+    (photographs / "val" / "gallery.txt").write_text("\n".join(names) + "\n")
+    asked = FolderTextToImage(str(photographs), "val", "found", rerank_depth=3)
+    seen: list[int] = []
+
+    class Watch(L.Callback):
+        def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+            pl_module.encoder.image_tower.register_forward_hook(lambda *_: seen.append(1))
+
+    evaluated = with_timm(tmp_path, cache_features=True)
+    data = FolderData(
+        str(photographs), "pairs", 4, eval_batch_size=4, num_workers=0, benchmarks=[asked]
+    )
+    trainer = quiet_trainer(
+        default_root_dir=str(tmp_path), callbacks=[RetrievalEvaluation(), Watch()]
+    )
+    trainer.validate(evaluated, data, str(tmp_path / "last.ckpt"), verbose=False)
+    assert seen == [] and evaluated.cache is not None
+    assert evaluated.encoder is not None and trained.encoder is not None
+    for name, value in trained.encoder.image_tower.state_dict().items():
+        assert torch.equal(evaluated.encoder.image_tower.state_dict()[name], value), name
+    queries, images = asked.queries, list(asked.gallery)
+    places = torch.tensor([[0, 1], [1, 1], [2, 5]])
+    with torch.no_grad():
+        kept = evaluated.eval().rerank(queries, images, places, torch.zeros(3))
+        evaluated.cache = None
+        evaluated.cache_features = False
+        read = evaluated.rerank(queries, images, places, torch.zeros(3))
+    assert seen
+    torch.testing.assert_close(kept, read, rtol=2e-3, atol=2e-3)
+    assert len(set(read.tolist())) == 3
+
+
+def test_its_export_needs_transformers_and_timm_alone(
+    trained: Blip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=False)
+    data = {"class_path": "datamodules.FolderData", "init_args": {"records": "pairs"}}
+    checkpoint["config"] = {"model": {"class_path": "lightning_modules.Blip"}, "data": data}
+    torch.save(checkpoint, tmp_path / "best.ckpt")
+    folder = export(with_timm(tmp_path), tmp_path / "best.ckpt", tmp_path / "out", False)
+    card = run_card(folder, monkeypatch)
+    assert "A folder of transformers', whole" not in (folder / "README.md").read_text()
+    picture, text = pairs(1)[0].image, "a red circle"
+    encoder = trained.eval().encoder
+    assert encoder is not None
+    pixels, tokens = encoder.processor.images([picture.load()]), encoder.processor.tokenize([text])
+    again = BlipMatching(BlipMatcher(str(folder), load_blip(str(folder)), 16))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            card["embed_image"](picture.load()), encoder.encode_images(pixels)
+        )
+        torch.testing.assert_close(card["embed_text"](text), encoder.encode_texts(tokens))
+        logits = encoder.match(tokens, encoder.hidden_images(pixels))
+    expected = logits.softmax(dim=-1)[0, 1].item()
+    assert card["match"](picture.load(), text) == pytest.approx(expected, abs=1e-6)
+    assert again.together(picture, [text]) == pytest.approx([expected], abs=1e-6)
+
+
+def test_it_is_used_frozen(trained: Blip, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"freeze_image is false, .* set freeze_image: tower"):
+        with_timm(tmp_path, freeze_image=False).configure_model()
 
 
 # ---- checkpoints and export ---------------------------------------------------------------
