@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -14,23 +13,15 @@ from cirlab.records import CaptionTriplet, Pair, PromptedPair, SampleKey, TextPa
 from cirlab.world.changes import Change
 from cirlab.world.dialogue import QUESTIONS
 from cirlab.world.edits import edit
-from cirlab.world.image import SceneImage
 from cirlab.world.language import caption, full_caption
 from cirlab.world.phrasing import STYLES, Style, speak
 from cirlab.world.properties import facet_values, has
-from cirlab.world.scene import Scene, draw_scene, generator, pick
-from cirlab.world.series import (
-    FAMILY_SIZE,
-    Family,
-    Member,
-    composition_example,
-    draw_family,
-    draw_members,
-    draw_series,
-)
+from cirlab.world.scene import Scene, draw_scene, pick
+from cirlab.world.series import FAMILY_SIZE, Member, composition_example, draw_members
 from datamodules.base import RetrievalData
 from datamodules.checks import check_within
 from datamodules.loading import TrainRecords
+from datamodules.world_series import MAX_SERIES, SceneSource
 
 Kind = Literal["pairs", "triplets", "texts", "caption_triplets", "prompted"]
 RECORDS: dict[Kind, type] = {
@@ -40,7 +31,6 @@ RECORDS: dict[Kind, type] = {
     "caption_triplets": CaptionTriplet,
     "prompted": PromptedPair,
 }
-MAX_SERIES = 16
 
 
 class WorldData(RetrievalData):
@@ -120,7 +110,7 @@ class WorldData(RetrievalData):
         self.image_size = image_size
 
     def train_dataset(self) -> TrainRecords:
-        source = _Source(self.samples, self.seed, self.series, self.fresh, self.image_size)
+        source = SceneSource(self.samples, self.seed, self.series, self.fresh, self.image_size)
         if self.records == "pairs":
             return WorldPairs(source, self.captions_per_image, self.full_captions)
         if self.records == "triplets":
@@ -133,79 +123,30 @@ class WorldData(RetrievalData):
 
 
 @dataclass(frozen=True)
-class _Source:
-    """Which scenes a key means: consecutive indices share a family."""
-
-    samples: int
-    seed: int
-    series: int
-    fresh: bool
-    image_size: int
-
-    def place(self, key: SampleKey) -> tuple[int, int, int]:
-        """(epoch, number of the family, member of it)."""
-        epoch = key.epoch if self.fresh else 0
-        return epoch, key.index // self.series, key.index % self.series
-
-    def scenes(self, key: SampleKey) -> tuple[Scene, ...]:
-        """A scene and its variations, one for each sample of the series."""
-        epoch, group, _ = self.place(key)
-        return _scenes(self.seed, epoch, group, self.series)
-
-    def family(self, key: SampleKey) -> Family:
-        """The family that the samples of the series share."""
-        epoch, group, _ = self.place(key)
-        return _family(self.seed, epoch, group)
-
-    def generator(self, key: SampleKey) -> np.random.Generator:
-        """For what is one sample's own."""
-        epoch, group, member = self.place(key)
-        return generator("train", self.seed, epoch, group, member + 1)
-
-    def image(self, key: SampleKey, scene: Scene, member: int) -> SceneImage:
-        """Known by one id wherever in its family's samples it appears."""
-        epoch, group, _ = self.place(key)
-        return SceneImage(f"{self.seed}-{epoch}-{group}-{member}", scene, self.image_size)
-
-
-# The samples of a series are asked for one after another.
-@lru_cache(maxsize=2)
-def _scenes(seed: int, epoch: int, group: int, size: int) -> tuple[Scene, ...]:
-    return draw_series(generator("train", seed, epoch, group), size)
-
-
-@lru_cache(maxsize=2)
-def _family(seed: int, epoch: int, group: int) -> Family:
-    return draw_family(generator("train", seed, epoch, group))
-
-
-@dataclass(frozen=True)
 class WorldPairs:
     """Pictures with captions; the samples of a series are a scene and its variations."""
 
-    source: _Source
+    source: SceneSource
     captions: int
     full_captions: float
 
     def __len__(self) -> int:
-        return self.source.samples
+        return len(self.source)
 
     def __getitem__(self, key: SampleKey) -> Pair:
-        _, _, member = self.source.place(key)
-        scene = self.source.scenes(key)[member]
-        rng = self.source.generator(key)
-        captions = [_say(scene, self.full_captions, rng) for _ in range(self.captions)]
-        return Pair(image=self.source.image(key, scene, member), captions=tuple(captions))
+        image, rng = self.source.shown(key), self.source.generator(key)
+        captions = [_say(image.scene, self.full_captions, rng) for _ in range(self.captions)]
+        return Pair(image=image, captions=tuple(captions))
 
 
 @dataclass(frozen=True)
 class WorldTriplets:
     """From one member of a family to another; the samples of a series share the family."""
 
-    source: _Source
+    source: SceneSource
 
     def __len__(self) -> int:
-        return self.source.samples
+        return len(self.source)
 
     def __getitem__(self, key: SampleKey) -> Triplet:
         family = self.source.family(key)
@@ -228,11 +169,11 @@ class WorldTriplets:
 class WorldCaptionTriplets:
     """As `WorldTriplets`, with captions of reference and target instead of the target."""
 
-    source: _Source
+    source: SceneSource
     full_captions: float
 
     def __len__(self) -> int:
-        return self.source.samples
+        return len(self.source)
 
     def __getitem__(self, key: SampleKey) -> CaptionTriplet:
         family = self.source.family(key)
@@ -256,18 +197,16 @@ class WorldCaptionTriplets:
 class WorldPrompted:
     """Pictures with a question about one facet, and what tells it."""
 
-    source: _Source
+    source: SceneSource
     full_captions: float
     unprompted: float
 
     def __len__(self) -> int:
-        return self.source.samples
+        return len(self.source)
 
     def __getitem__(self, key: SampleKey) -> PromptedPair:
-        _, _, member = self.source.place(key)
-        scene = self.source.scenes(key)[member]
-        image = self.source.image(key, scene, member)
-        rng = self.source.generator(key)
+        image, rng = self.source.shown(key), self.source.generator(key)
+        scene = image.scene
         if rng.random() < self.unprompted:
             return PromptedPair(image, _say(scene, self.full_captions, rng))
         facet, values = pick(rng, list(facet_values().items()))
@@ -294,12 +233,12 @@ def _tags(style: Style, changes: Sequence[Change]) -> dict[str, str]:
 class WorldTexts:
     """Two texts of one scene: two captions, or a caption with a change, and the result."""
 
-    source: _Source
+    source: SceneSource
     full_captions: float
     compositions: float
 
     def __len__(self) -> int:
-        return self.source.samples
+        return len(self.source)
 
     def __getitem__(self, key: SampleKey) -> TextPair:
         rng = self.source.generator(key)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -14,13 +13,12 @@ from cirlab.errors import UserError
 from cirlab.records import Dialogue, Pair, SampleKey
 from cirlab.world.dialogue import MAX_ROUNDS, dialogue
 from cirlab.world.image import SceneImage
-from cirlab.world.scene import Scene, generator
-from cirlab.world.series import draw_series
+from cirlab.world.scene import Scene
 from datamodules.base import RetrievalData
 from datamodules.checks import check_within
 from datamodules.dialogues import DialogueKind
 from datamodules.loading import TrainRecords
-from datamodules.world import MAX_SERIES
+from datamodules.world_series import MAX_SERIES, SceneSource
 
 
 class WorldDialogueData(RetrievalData):
@@ -88,7 +86,7 @@ class WorldDialogueData(RetrievalData):
         self.image_size = image_size
 
     def train_dataset(self) -> TrainRecords:
-        return self._dialogues()
+        return WorldDialogues(self._source, self.rounds, self.partial)
 
     def train_images(self) -> list[SceneImage]:
         """Every picture that a training record can name.
@@ -101,64 +99,40 @@ class WorldDialogueData(RetrievalData):
                 "data.init_args.fresh: true draws new scenes in every epoch, of whose pictures "
                 "nothing can be kept; set it to false, or cache_features to false"
             )
-        dialogues = self._dialogues()
-        return [dialogues.image(SampleKey(0, index)) for index in range(self.samples)]
+        source = self._source
+        return [source.shown(SampleKey(0, index)) for index in range(self.samples)]
 
-    def _dialogues(self) -> WorldDialogues:
-        return WorldDialogues(
-            self.samples,
-            self.seed,
-            self.series,
-            self.rounds,
-            self.partial,
-            self.fresh,
-            self.image_size,
-        )
+    @property
+    def _source(self) -> SceneSource:
+        return SceneSource(self.samples, self.seed, self.series, self.fresh, self.image_size)
 
 
 @dataclass(frozen=True)
 class WorldDialogues:
-    """Dialogues by key, each from its own seed; consecutive indices share a series.
+    """Dialogues by key, of which another one is held in every epoch.
 
     Attributes:
+        source: what they are about.
+        rounds: of a whole dialogue.
         partial: what a pair shows of its dialogue; None gives whole dialogues.
     """
 
-    samples: int
-    seed: int
-    series: int
+    source: SceneSource
     rounds: int
     partial: PartialDialogue | None
-    fresh: bool
-    image_size: int
 
     def __len__(self) -> int:
-        return self.samples
+        return len(self.source)
 
     def __getitem__(self, key: SampleKey) -> Dialogue | Pair:
-        image = self.image(key)
-        group, member = divmod(key.index, self.series)
-        rng = generator("train", self.seed, key.epoch, group, member + 1)
+        image, rng = self.source.shown(key), self.source.generator(key, anew=True)
         if self.partial is None:
             caption, rounds = dialogue(image.scene, rng, self.rounds)
             return Dialogue(image=image, caption=caption, rounds=rounds)
         return Pair(image=image, captions=(self._part(self.partial, image.scene, rng),))
-
-    def image(self, key: SampleKey) -> SceneImage:
-        """What a dialogue is about."""
-        epoch = key.epoch if self.fresh else 0
-        group, member = divmod(key.index, self.series)
-        scene = _scenes(self.seed, epoch, group, self.series)[member]
-        return SceneImage(f"{self.seed}-{epoch}-{group}-{member}", scene, self.image_size)
 
     def _part(self, partial: PartialDialogue, scene: Scene, rng: np.random.Generator) -> str:
         """Only what is shown is spoken, which is half of it on average."""
         shown, opened = partial.plan(self.rounds, rng)
         caption, rounds = dialogue(scene, rng, shown)
         return partial.join(caption if opened else None, rounds)
-
-
-# The samples of a series are asked for one after another.
-@lru_cache(maxsize=2)
-def _scenes(seed: int, epoch: int, group: int, size: int) -> tuple[Scene, ...]:
-    return draw_series(generator("train", seed, epoch, group), size)
