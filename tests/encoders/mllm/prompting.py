@@ -1,4 +1,4 @@
-"""Tiny multimodal LLMs, pictures of several sizes, and their vectors under prompts."""
+"""Tiny multimodal LLMs, pictures and prompts for them, and vectors made of both."""
 
 from __future__ import annotations
 
@@ -19,12 +19,28 @@ from cirlab.records import DecodedImage
 
 GENERAL = "<image>Represent the given image."
 PROMPTED = "<image>Represent the given image with the following question: {text}"
+COMPOSED = '<image>Modify this image with "{text}", describe modified image in one word:'
 QUESTIONS = ("what colour is it?", "is there a red circle in it, or a green square?", "")
 
 
-def mllm(folder: Path, **settings: Any) -> EmbeddingMLLM:
+def mllm(folder: Path, chunk_size: int | None = None, **settings: Any) -> EmbeddingMLLM:
     settings = {"frozen": True, "max_length": 250, "group_size": 3} | settings
-    return EmbeddingMLLM(MLLMSettings(str(folder), **settings)).eval()
+    return EmbeddingMLLM(MLLMSettings(str(folder), **settings), chunk_size).eval()
+
+
+def picture(seed: int, height: int = 48, width: int = 60) -> PIL.Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    return PIL.Image.fromarray(pixels)
+
+
+def prompts() -> list[Prompt]:
+    """Of mixed lengths, with pictures of mixed sizes and without."""
+    composed = [
+        Prompt(COMPOSED, "a red circle " * (4 - i), picture(i, height=40 + 30 * i))
+        for i in range(4)
+    ]
+    words = [Prompt("{text} in one word:", "a green square " * (1 + 3 * i)) for i in range(3)]
+    return [words[2], composed[0], composed[1], words[0], composed[2], words[1], composed[3]]
 
 
 def pictures() -> list[DecodedImage]:
