@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from cirlab.encoders.mllm import prefix as prefix_module
 from cirlab.encoders.mllm.embedder import EmbeddingMLLM
 from cirlab.encoders.mllm.image_views import ImageViews, NamedImages
 from cirlab.encoders.mllm.prefix_cache import PrefixCache
@@ -118,7 +117,7 @@ def test_mixed_precision_is_not_taken_for_attention_to_the_prompt(
     counted: Counted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its states have 32 bits, but come from products of 16."""
-    monkeypatch.setattr(prefix_module, "CLOSE", -1.0)
+    monkeypatch.setattr("cirlab.encoders.mllm.prompted_images.CLOSE", -1.0)
     inputs = counted.reader()(pictures(1, 2))
     everything = torch.ones(2, 2, dtype=torch.bool)
     with pytest.raises(UserError, match="attention is not causal"):
