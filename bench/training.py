@@ -16,9 +16,9 @@ from bench.measure import Row, in_turns
 from cirlab.command.cpu import tune_for_cpu
 from cirlab.encoders.dual.collate import ImageReader
 from cirlab.encoders.feature_cache import cached_features
+from cirlab.encoders.pair_collator import PairCollator
 from cirlab.records import FileImage, Image, Pair
 from lightning_modules import CLIP, ClipFromScratch
-from lightning_modules.clip import TrainCollator
 
 BATCH, IMAGES, STEPS, REPEATS = 32, 64, 2, 3
 WORDS = "a photo of something red green blue".split()
@@ -42,8 +42,8 @@ def run() -> list[Row]:
         cache = cached_features(Path(folder), "bench", images, features)
         cached = ImageReader(encoder.processor, cache)
         ours, reference = in_turns(
-            lambda: rate(module, TrainCollator(cached), pairs),
-            lambda: rate(module, TrainCollator(plain), pairs),
+            lambda: rate(module, PairCollator(cached), pairs),
+            lambda: rate(module, PairCollator(plain), pairs),
             REPEATS,
         )
     return [

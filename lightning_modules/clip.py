@@ -8,7 +8,6 @@ open_clip folder that every method here and open_clip itself load.
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,10 +30,11 @@ from cirlab.encoders.export import (
 )
 from cirlab.encoders.export_code import script
 from cirlab.encoders.feature_cache import FeatureCache
+from cirlab.encoders.pair_collator import PairCollator
 from cirlab.encoders.scratch import read_word_vectors, set_word_vectors, write_clip_folder
 from cirlab.encoders.vocabulary import vocabulary_words
 from cirlab.errors import UserError
-from cirlab.losses import ContrastiveLoss, image_ids
+from cirlab.losses import ContrastiveLoss
 from cirlab.records import Image, Pair, Query
 from lightning_modules.base import RetrievalModule
 from lightning_modules.frozen_features import frozen_features
@@ -197,7 +197,7 @@ class CLIP(RetrievalModule):
     # ---- training -----------------------------------------------------------------------
 
     def train_collator(self) -> Callable[[Sequence[Pair]], Inputs]:
-        return TrainCollator(self._reader)
+        return PairCollator(self._reader)
 
     def losses(self, batch: Inputs) -> dict[str, torch.Tensor]:
         encoder = self._encoder
@@ -260,19 +260,3 @@ def _load_trunk(encoder: OpenClipEncoder, path: Path) -> None:
         raise UserError(
             f"{path} lacks {len(missing)} weights of the image trunk, {missing[0]} first"
         )
-
-
-@dataclass(frozen=True)
-class TrainCollator:
-    """Pairs to a batch, a random caption for each."""
-
-    images: ImageReader
-
-    def __call__(self, records: Sequence[Pair]) -> Inputs:
-        captions = [random.choice(pair.captions) for pair in records]
-        images = [pair.image for pair in records]
-        return {
-            "ids": image_ids(images),
-            "text": self.images.processor.tokenize(captions),
-            "image": self.images(images),
-        }

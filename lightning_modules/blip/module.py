@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 
-from cirlab.encoders.blip.collate import Augmentation, AugmentedReader, PairCollator
+from cirlab.encoders.blip.augmentation import Augmentation, AugmentedReader
 from cirlab.encoders.blip.export import blip_snippet
 from cirlab.encoders.blip.matcher import BlipMatcher
 from cirlab.encoders.blip.tower import TimmTower
@@ -24,6 +24,7 @@ from cirlab.encoders.export import Exported, check_merging
 from cirlab.encoders.export_code import script
 from cirlab.encoders.feature_cache import FeatureCache
 from cirlab.encoders.llm import checkpoint_layers
+from cirlab.encoders.pair_collator import PairCollator
 from cirlab.errors import UserError
 from cirlab.momentum import PairQueue, Vectors, momentum_update
 from cirlab.records import Image, Item, Pair, Query

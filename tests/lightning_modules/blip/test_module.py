@@ -17,7 +17,7 @@ from transformers import AutoProcessor
 from callbacks import RetrievalEvaluation
 from cirlab.benchmarks import FolderTextToImage, WorldDialogue
 from cirlab.demo.matching import BlipMatching
-from cirlab.encoders.blip.collate import Augmentation
+from cirlab.encoders.blip.augmentation import Augmentation
 from cirlab.encoders.blip.matcher import BlipMatcher
 from cirlab.encoders.blip.weights import load_blip
 from cirlab.errors import UserError

@@ -1,8 +1,7 @@
-"""Collators of BLIP: pairs to tensors, inside loader workers."""
+"""How BLIP's training changes pictures, inside loader workers."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +17,7 @@ from torchvision.transforms.v2 import (
 
 from cirlab.encoders.dual.collate import ImageReader
 from cirlab.errors import UserError
-from cirlab.losses import image_ids
-from cirlab.records import Image, Pair
+from cirlab.records import Image
 
 
 @dataclass
@@ -72,19 +70,3 @@ class AugmentedReader(ImageReader):
     def __call__(self, images: Sequence[Image]) -> dict[str, Any]:
         changed: list[PIL.Image.Image] = [self.augment(image.load()) for image in images]
         return {"pixels": self.processor.images(changed)}
-
-
-@dataclass(frozen=True)
-class PairCollator:
-    """Pairs to {"ids", "text", "image"}, a random caption for each."""
-
-    images: ImageReader
-
-    def __call__(self, records: Sequence[Pair]) -> dict[str, Any]:
-        captions = [random.choice(pair.captions) for pair in records]
-        images = [pair.image for pair in records]
-        return {
-            "ids": image_ids(images),
-            "text": self.images.processor.tokenize(captions),
-            "image": self.images(images),
-        }
