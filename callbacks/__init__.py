@@ -5,6 +5,7 @@ from __future__ import annotations
 from callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
 from callbacks.contact_sheet import ContactSheet
 from callbacks.csv_log import CsvLog
+from callbacks.dialogue_sheet import DialogueSheet
 from callbacks.exact_resume import ExactResume
 from callbacks.mlflow_log import MlflowLog
 from callbacks.model_sizes import ModelSizes
@@ -19,6 +20,7 @@ __all__ = [
     "BestCheckpoint",
     "ContactSheet",
     "CsvLog",
+    "DialogueSheet",
     "ExactResume",
     "LastCheckpoint",
     "MlflowLog",

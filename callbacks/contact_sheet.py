@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import lightning as L
@@ -39,7 +39,7 @@ class ContactSheet(L.Callback):
         self.seed = seed
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if not _has_rankings(trainer):
+        if not has_rankings(trainer):
             raise UserError(
                 "ContactSheet draws rankings, but no callback makes any; add "
                 "callbacks.retrieval.RetrievalEvaluation or remove ContactSheet"
@@ -56,7 +56,7 @@ class ContactSheet(L.Callback):
         # Every process asks: the trainer broadcasts the answer of the first.
         folder = Path(trainer.log_dir or trainer.default_root_dir) / FOLDER
         benchmarks = {b.name: b for b in trainer.datamodule.benchmarks}  # type: ignore[attr-defined]
-        for name, ranking in _rankings(trainer).items():
+        for name, ranking in rankings_of(trainer).items():
             if isinstance(benchmarks[name].gallery[0], Image):
                 self._draw(benchmarks[name], ranking, folder / f"{name.replace('/', '_')}.png")
 
@@ -73,16 +73,29 @@ class ContactSheet(L.Callback):
             partial.unlink(missing_ok=True)
 
 
-def choose(ranking: Ranking, count: int, seed: int) -> list[int]:
+def choose(
+    ranking: Ranking,
+    count: int,
+    seed: int,
+    among: Sequence[int] | None = None,
+    columns: int = COLUMNS,
+) -> list[int]:
     """Rows of a ranking to draw: half hits, half misses, best ranks first.
 
     The order in which rows are looked through depends on the seed alone, so that the sheets of
     two runs or epochs show the same queries as far as these stay hits or misses.
+
+    Args:
+        ranking: of all queries.
+        count: rows to draw.
+        seed: of that order.
+        among: rows to choose from; None: all.
+        columns: images of a row; a target among them is a hit.
     """
-    order = list(range(len(ranking.queries)))
+    order = list(range(len(ranking.queries)) if among is None else among)
     random.Random(seed).shuffle(order)
     ranks = ranking.ranks.tolist()
-    shown = min(COLUMNS, ranking.images.shape[1])
+    shown = min(columns, ranking.images.shape[1])
     hits = [row for row in order if ranks[row] <= shown]
     misses = [row for row in order if ranks[row] > shown]
     wanted = max(count // 2, count - len(misses))
@@ -94,29 +107,31 @@ def choose(ranking: Ranking, count: int, seed: int) -> list[int]:
 def _row(benchmark: Benchmark, ranking: Ranking, row: int) -> sheet.Row:
     query = benchmark.queries[ranking.queries[row]]
     places = ranking.images[row, :COLUMNS].tolist()
-    found = [_image(benchmark, place) for place in places if place >= 0]
+    found = [image_at(benchmark, place) for place in places if place >= 0]
     target = int(ranking.targets[row])
     return sheet.Row(
         image=query.image.load() if query.image else None,
         text=query.text,
-        target=_image(benchmark, target).load() if target >= 0 else None,
+        target=image_at(benchmark, target).load() if target >= 0 else None,
         found=[image.load() for image in found],
         correct=[image.id in query.targets for image in found],
         rank=int(ranking.ranks[row]),
     )
 
 
-def _image(benchmark: Benchmark, place: int) -> Image:
+def image_at(benchmark: Benchmark, place: int) -> Image:
+    """An image of the gallery by its position."""
     item = benchmark.gallery[place]
     assert isinstance(item, Image)  # galleries of captions are not drawn
     return item
 
 
-def _has_rankings(trainer: L.Trainer) -> bool:
+def has_rankings(trainer: L.Trainer) -> bool:
+    """Whether a callback of the trainer ranks."""
     return any(hasattr(callback, "rankings") for callback in _callbacks(trainer))
 
 
-def _rankings(trainer: L.Trainer) -> Mapping[str, Ranking]:
+def rankings_of(trainer: L.Trainer) -> Mapping[str, Ranking]:
     """What the retrieval callback found; nothing on processes that do not rank."""
     rankings: dict[str, Ranking] = {}
     for callback in _callbacks(trainer):

@@ -67,6 +67,10 @@ class RetrievalModule(Learner):
     def encode_queries(self, inputs: Inputs) -> torch.Tensor:
         """Unit vectors of queries, (B, D)."""
 
+    def as_asked(self, queries: Sequence[Query]) -> Sequence[Query]:
+        """Queries as the method searches for them, to be looked at: reworded, or with a picture."""
+        return queries
+
     def encode_baselines(self, inputs: Inputs) -> dict[str, torch.Tensor]:
         """Unit vectors of a composed query's parts by the same encoder.
 

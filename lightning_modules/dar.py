@@ -138,6 +138,10 @@ class DAR(RetrievalModule):
         pictures = distributed.together(lambda: draw(requests))
         return [Told(text, tuple(found)) for text, found in zip(texts, pictures, strict=True)]
 
+    def as_asked(self, queries: Sequence[Query]) -> list[Query]:
+        told = self.told(queries)
+        return [each.as_query(query) for each, query in zip(told, queries, strict=True)]
+
     def image_collator(self) -> Callable[[Sequence[Image]], Inputs]:
         return ImageReader(self._encoder.processor)
 
