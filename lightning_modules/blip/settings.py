@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cirlab.encoders.blip.scratch import new_blip, set_image_tower
+from cirlab.encoders.blip.scratch import new_blip, set_image_tower, set_weights
 from cirlab.encoders.blip.weights import BlipParts
 from cirlab.encoders.scratch import read_word_vectors
 from cirlab.encoders.vocabulary import WORLD, vocabulary_words
@@ -30,6 +30,8 @@ class BlipFromScratch:
         vision_weights: folder of an image tower of that configuration to start with
             (`TokenLabelling` writes one), or a safetensors file of timm's; null starts it at
             random.
+        weights: folder of a whole BLIP of this configuration to start with, the decoder aside; null
+            starts without.
         mean: of the pixels in [0, 1], a channel.
         std: of the pixels in [0, 1], a channel.
     """
@@ -41,10 +43,16 @@ class BlipFromScratch:
     caption_files: list[str] = field(default_factory=list)
     word_vectors: bool = False
     vision_weights: str | None = None
+    weights: str | None = None
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
     def __post_init__(self) -> None:
+        if self.weights is not None and self.vision_weights is not None:
+            raise UserError(
+                f"from_scratch starts with weights {self.weights} and vision_weights "
+                f"{self.vision_weights}; set one of the two to null"
+            )
         if self.word_vectors and self.vocabulary == WORLD:
             raise UserError(
                 "word_vectors: true needs a folder of word vectors as vocabulary, but that is "
@@ -56,7 +64,7 @@ class BlipFromScratch:
 
         Args:
             decoder: with a text decoder.
-            start: training begins, so that an image tower is needed to start with.
+            start: training begins, so that weights are needed to start with.
         """
         words = vocabulary_words(self.vocabulary, self.caption_files)
         words += dialogue_vocabulary() if self.vocabulary == WORLD else ()
@@ -72,6 +80,8 @@ class BlipFromScratch:
         )
         if self.vision_weights is not None and start:
             set_image_tower(parts.model, Path(self.vision_weights))
+        if self.weights is not None and start:
+            set_weights(parts.model, Path(self.weights))
         return parts
 
 

@@ -14,6 +14,7 @@ from cirlab.encoders.blip.weights import (
     DECODE,
     BlipForImageTextRetrieval,
     BlipParts,
+    load_blip,
     processor_for,
     share_decoder,
     with_blip_tokens,
@@ -123,3 +124,24 @@ def _set_transformer(model: Any, folder: Path) -> None:
             "than from_scratch.vision; give both the same configuration"
         )
     model.vision_model.load_state_dict(weights)
+
+
+def set_weights(model: Any, folder: Path) -> None:
+    """Give a BLIP the weights of another one of its architecture, the decoder aside.
+
+    Raises:
+        UserError: there is none, or it is of another architecture.
+    """
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"from_scratch.weights: there is no BLIP in {folder}; train one first "
+            "(`python -m cirlab fit -c experiments/zoo/blip_contrast.yaml`), or set weights to null"
+        )
+    weights = load_blip(str(folder), key="from_scratch.weights").model.state_dict()
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    if {name: value.shape for name, value in weights.items()} != shapes:
+        raise UserError(
+            f"from_scratch.weights: the BLIP in {folder} is of another architecture or vocabulary "
+            "than from_scratch; give both the same configuration"
+        )
+    model.load_state_dict(weights)

@@ -10,6 +10,7 @@ import torch
 
 from cirlab.encoders.blip.matcher import BlipMatcher
 from cirlab.encoders.blip.scratch import set_image_tower
+from cirlab.encoders.blip.weights import save_blip
 from cirlab.errors import UserError
 from cirlab.world.language import full_caption
 from cirlab.world.scene import draw_scene, generator
@@ -89,6 +90,28 @@ def test_it_may_begin_with_a_tower_that_sees(tower: Path, tmp_path: Path) -> Non
         wider.build(decoder=False, start=True)
     # An evaluation has no need of it.
     wider.build(decoder=False, start=False)
+
+
+def test_it_may_begin_with_another_blip(tmp_path: Path) -> None:
+    other = scratch().build(decoder=False, start=True)
+    save_blip(other, tmp_path / "other")
+    begun = scratch(weights=str(tmp_path / "other")).build(decoder=True, start=True)
+    assert begun.decoder is not None
+    for name, value in other.model.state_dict().items():
+        torch.testing.assert_close(begun.model.state_dict()[name], value)
+    # What the decoder shares with the text encoder is that, still.
+    shared = "encoder.layer.0.output.dense.weight"
+    ours, theirs = begun.model.text_encoder, begun.decoder.bert
+    assert ours.get_parameter(shared) is theirs.get_parameter(shared)
+    with pytest.raises(UserError, match=r"there is no BLIP in .*/none; train one first"):
+        scratch(weights=str(tmp_path / "none")).build(decoder=False, start=True)
+    wider = BlipFromScratch(VISION | {"image_size": 96}, TEXT, weights=str(tmp_path / "other"))
+    with pytest.raises(UserError, match="is of another architecture or vocabulary"):
+        wider.build(decoder=False, start=True)
+    # An evaluation has no need of it.
+    scratch(weights=str(tmp_path / "none")).build(decoder=False, start=False)
+    with pytest.raises(UserError, match="set one of the two to null"):
+        scratch(weights="a", vision_weights="b")
 
 
 def test_from_scratch_needs_a_place_to_go(tmp_path: Path) -> None:
