@@ -109,7 +109,12 @@ class TimmTower(nn.Module):
                 "file of timm's weights, or set it to null"
             )
         weights = {name: value.float() for name, value in load_file(path).items()}
-        own = {name: value.shape for name, value in self.network.state_dict().items()}
+        # How many batches a norm has seen, which some files leave out, is for training alone.
+        own = {
+            name: value.shape
+            for name, value in self.network.state_dict().items()
+            if not name.endswith("num_batches_tracked")
+        }
         wrong = [n for n, shape in own.items() if n not in weights or weights[n].shape != shape]
         if wrong:
             raise UserError(
@@ -117,7 +122,7 @@ class TimmTower(nn.Module):
                 f"are not in {path} or have another shape there, {wrong[0]!r} first; name the "
                 "weights of that network"
             )
-        self.network.load_state_dict({name: weights[name] for name in own})
+        self.network.load_state_dict({name: weights[name] for name in own}, strict=False)
 
 
 def _network(architecture: str, args: dict[str, Any]) -> Any:
