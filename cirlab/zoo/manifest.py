@@ -17,9 +17,17 @@ from cirlab.zoo.speech import measure
 log = logging.getLogger(__name__)
 
 #: Model folder of the zoo, by the experiment that makes it.
-MADE_BY = {"zoo/clip": "tiny_clip", "zoo/llm": "tiny_llm", "zoo/mllm": "tiny_mllm"}
+MADE_BY = {
+    "zoo/clip": "tiny_clip",
+    "zoo/llm": "tiny_llm",
+    "zoo/mllm": "tiny_mllm",
+    "zoo/blip": "tiny_blip",
+}
 #: Experiments that a model's last one starts from, in order.
-BEFORE = {"zoo/mllm": ("zoo/tower",)}
+BEFORE = {
+    "zoo/mllm": ("zoo/tower",),
+    "zoo/blip": ("zoo/blip_tower", "zoo/blip_contrast"),
+}
 #: Models that speak of pictures, of which `cirlab.zoo.speech` marks what they say.
 SPEAKING = ("tiny_mllm",)
 MANIFEST = "manifest.json"
