@@ -10,6 +10,7 @@ whatever the order of summation, and both ways must agree on every rank.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import psutil
@@ -129,10 +130,10 @@ def by_sorting(queries: int) -> Outcome:
         time = seconds(evaluate)
     scores, order, places = results[0]
     best = scores.gather(1, order[:, :TOP])
-    return Outcome(time, peak.grown_mib, _with_ties(scores, order, places, problem.targets), best)
+    return Outcome(time, peak.grown_mib, with_ties(scores, order, places, problem.targets), best)
 
 
-def _with_ties(
+def with_ties(
     scores: torch.Tensor, order: torch.Tensor, places: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
     """Pessimistic ranks from 0-based places: images that tie with a target come before it."""
@@ -150,27 +151,28 @@ def _with_ties(
 def make_problem(queries: int, gallery: int) -> Problem:
     """Vectors of exact unit length, random targets and exclusions."""
     rng = np.random.default_rng(0)
-    sizes = _magnitudes(rng)
     images = rng.integers(gallery, size=(2, queries))
     # Never exclude the target.
     images[1] = np.where(images[0] == images[1], (images[1] + 1) % gallery, images[1])
     return Problem(
-        queries=_vectors(rng, sizes, queries),
-        gallery=_vectors(rng, sizes, gallery),
+        queries=exact_vectors(rng, queries),
+        gallery=exact_vectors(rng, gallery),
         targets=torch.from_numpy(images[0]),
         excluded=torch.from_numpy(images[1]),
     )
 
 
-def _vectors(rng: np.random.Generator, sizes: np.ndarray, count: int) -> torch.Tensor:
+def exact_vectors(rng: np.random.Generator, count: int) -> torch.Tensor:
     """The same magnitudes in any order, with any signs. Shape (count, DIM), float32."""
-    order = rng.permuted(np.tile(sizes, (count, 1)), axis=1)
+    order = rng.permuted(np.tile(_magnitudes(), (count, 1)), axis=1)
     signs = rng.choice(np.array([-1, 1], dtype=np.float32), size=order.shape)
     return torch.from_numpy(order * signs / _SCALE)
 
 
-def _magnitudes(rng: np.random.Generator) -> np.ndarray:
+@cache
+def _magnitudes() -> np.ndarray:
     """DIM integers whose squares sum to exactly the square of the scale."""
+    rng = np.random.default_rng(0)
     while True:
         drawn = rng.integers(20, 100, size=DIM - 1)
         left = _SCALE**2 - int((drawn**2).sum())

@@ -30,4 +30,4 @@ def test_ties_after_a_target_move_before_it() -> None:
     order = scores.argsort(dim=1, descending=True, stable=True)
     targets = torch.tensor([2, 0])
     places = (order == targets[:, None]).nonzero()[:, 1]
-    assert evaluation._with_ties(scores, order, places, targets).tolist() == [4, 5]
+    assert evaluation.with_ties(scores, order, places, targets).tolist() == [4, 5]
