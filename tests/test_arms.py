@@ -165,7 +165,7 @@ def test_what_to_train_where_no_checkpoint_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (plain,) = set_arms(experiments, plain=PLAIN)
-    monkeypatch.setattr("cirlab.cli.experiment_names", lambda: ["tiny", "tiny/plain"])
+    monkeypatch.setattr("cirlab.cli.start.experiment_names", lambda: ["tiny", "tiny/plain"])
     logger = {"class_path": "callbacks.CsvLog", "init_args": {"save_dir": str(tmp_path)}}
     options = ["--trainer.logger", json.dumps([logger])]
     assert cirlab(["validate", "-c", str(plain), *options]) == 2

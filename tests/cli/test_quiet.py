@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.tiny_run import tiny_experiment
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 def test_a_short_run_shows_no_warnings_of_libraries(tmp_path: Path) -> None:
