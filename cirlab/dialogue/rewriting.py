@@ -248,9 +248,10 @@ class Rewriter:
 
     def _check_heard(self, known: Mapping[str, Text], model: ChatModel) -> None:
         """Refuse to go on with a model of which not a word was heard."""
-        if not any(each.text for each in known.values()):
+        said = [each.text for each in known.values() if each.flaw != Flaw.NO_ROOM]
+        if said and not any(said):
             raise UserError(
-                f"the model {model.identity().get('name')} has rewritten none of {len(known)} "
+                f"the model {model.identity().get('name')} has rewritten none of {len(said)} "
                 "rounds; choose another model or prompt, or let it write more"
             )
 

@@ -5,12 +5,14 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from cirlab.benchmarks.chatir import ChatIR
 from cirlab.dialogue.files import CHATIR_DIALOGUES
 from cirlab.errors import UserError
-from tests.benchmarks.encoders import ranking, write_json
+from tests.benchmarks.encoders import evaluated, ranking, write_json
 
 REAL = Path(os.environ.get("DATA_ROOT", "/nowhere")) / "benchmarks"
 
@@ -72,6 +74,27 @@ def test_rewritten_dialogues_of_another_place(tmp_path: Path) -> None:
     assert benchmark.name == "chatir_v1_0.queries"
     assert chatir(tmp_path, str(path), name="dar").name == "dar"
     assert benchmark.gallery_id == chatir(tmp_path).gallery_id
+
+
+def test_the_newest_of_rewritten_texts_asks_unless_told_otherwise(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path)
+    texts = ["a cup", "a blue cup", "is it new? a blue cup", "a new blue cup"]
+    rows = [{"img": PATHS[0], "dialog": texts}]
+    path = str(write_json(tmp_path / "rewritten.json", rows))
+    left_open, joined = chatir(tmp_path, path), chatir(tmp_path, path, history="concat")
+    assert [query.text for query in left_open.queries] == texts
+    assert left_open.protocol() == chatir(tmp_path, path, history="current").protocol()
+    assert left_open.protocol().query_template == "{round t} alone"
+    assert joined.queries[1].text == "a cup, a blue cup"
+    assert joined.protocol().query_template != left_open.protocol().query_template
+    assert caplog.text.count("history: concat joins rounds that are whole captions") == 1
+    # Of dialogues, all that was said; also where the same benchmark is set up again.
+    assert chatir(tmp_path).protocol() == chatir(tmp_path, history="concat").protocol()
+    left_open.dialogues = "Human_BLIP2"
+    left_open.setup()
+    assert left_open.queries[1].text == "a red bus, is it new? no"
 
 
 def test_images_of_another_layout_are_another_gallery(tmp_path: Path) -> None:
@@ -196,3 +219,52 @@ def test_published_rewritten_dialogues() -> None:
     assert sum(count > 254 for count in words[joined]) / 2064 == pytest.approx(0.53, abs=0.005)
     assert max(words[newest]) < 254
     assert joined.protocol().annotations != newest.protocol().annotations
+
+
+@pytest.mark.skipif(not (REAL / "dar").is_dir(), reason="DATA_ROOT has no benchmarks/dar")
+def test_published_rewritten_dialogues_score_as_counted_by_hand() -> None:
+    """Random vectors in which targets show more with every round, ranked by other code.
+
+    Of a part of the dialogues: all take a minute.
+    """
+    dialogues = 300
+    path = str(REAL / "dar" / "dialogues" / "VisDial_v1_0_queries_val.json")
+    benchmark = chatir(REAL / "chatir", path, official=True)
+    assert benchmark.protocol().query_template == "{round t} alone"
+    benchmark.queries = benchmark.queries[: 11 * dialogues]
+    rng = np.random.default_rng(0)
+    gallery = unit(rng.normal(size=(50_000, 16)))
+    row_of = {image.id: row for row, image in enumerate(benchmark.gallery)}
+    targets = np.array([row_of[query.targets[0]] for query in benchmark.queries])
+    shown = 0.1 * np.array([len(query.rounds) for query in benchmark.queries])[:, None]
+    asked = unit(shown * gallery[targets] + 0.1 * rng.normal(size=(len(targets), 16)))
+    found = evaluated(benchmark, torch.from_numpy(gallery), torch.from_numpy(asked)).results
+
+    ranks = np.concatenate([ranks_of(gallery, *part) for part in batches(asked, targets)])
+    ranks = ranks.reshape(dialogues, 11)
+    hits = np.maximum.accumulate(ranks <= 10, axis=1).mean(axis=0)
+    rounds = list(found["breakdown"]["round"].values())
+    close = {"abs": 2 / dialogues}
+    assert [of["cumulative_hits_at_10"] for of in rounds] == pytest.approx(hits, **close)
+    recalls = (ranks <= 10).mean(axis=0)
+    assert [of["recall_at_10"] for of in rounds] == pytest.approx(recalls, **close)
+    assert [of["mean_rank"] for of in rounds] == pytest.approx(ranks.mean(axis=0), rel=1e-4)
+    logs = np.log(np.minimum.accumulate(ranks, axis=1)).mean(axis=0)
+    bri = ((logs[:-1] + logs[1:]) / 2).mean()
+    assert found["metrics"]["bri"] == pytest.approx(bri, rel=1e-4)
+    assert len(set(hits)) > 5 and hits[-1] > 0.5
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def batches(asked: np.ndarray, targets: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    starts = range(0, len(asked), 512)
+    return [(asked[start : start + 512], targets[start : start + 512]) for start in starts]
+
+
+def ranks_of(gallery: np.ndarray, asked: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    scores = asked @ gallery.T
+    own = scores[np.arange(len(asked)), targets]
+    return np.asarray((scores >= own[:, None]).sum(axis=1))
