@@ -111,6 +111,7 @@ zoo: $(READY) ## train the small pretrained models of the built-in world again
 	$(CIRLAB) fit -c experiments/zoo/llm.yaml$(OPTIONS)
 	$(CIRLAB) fit -c experiments/zoo/tower.yaml$(OPTIONS)
 	$(CIRLAB) fit -c experiments/zoo/mllm.yaml$(OPTIONS)
+	$(CIRLAB) fit -c experiments/zoo/rewriter.yaml$(OPTIONS)
 	$(CIRLAB) fit -c experiments/zoo/blip_tower.yaml$(OPTIONS)
 	$(CIRLAB) fit -c experiments/zoo/blip_contrast.yaml$(OPTIONS)
 	$(CIRLAB) fit -c experiments/zoo/blip.yaml$(OPTIONS)

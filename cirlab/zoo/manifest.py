@@ -12,7 +12,7 @@ import yaml
 
 from cirlab.encoders.names import ZOO
 from cirlab.reporting.run import Run, runs_of, write_json
-from cirlab.zoo.speech import measure
+from cirlab.zoo import rewriting, speech
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +21,7 @@ MADE_BY = {
     "zoo/clip": "tiny_clip",
     "zoo/llm": "tiny_llm",
     "zoo/mllm": "tiny_mllm",
+    "zoo/rewriter": "tiny_rewriter",
     "zoo/blip": "tiny_blip",
 }
 #: Experiments that a model's last one starts from, in order.
@@ -28,8 +29,8 @@ BEFORE = {
     "zoo/mllm": ("zoo/tower",),
     "zoo/blip": ("zoo/blip_tower", "zoo/blip_contrast"),
 }
-#: Models that speak of pictures, of which `cirlab.zoo.speech` marks what they say.
-SPEAKING = ("tiny_mllm",)
+#: Models that speak, and what marks what they say.
+SPEAKING = {"tiny_mllm": speech.measure, "tiny_rewriter": rewriting.measure}
 MANIFEST = "manifest.json"
 
 
@@ -57,7 +58,7 @@ def manifest(run: Run, experiment: str, folder: Path) -> dict[str, Any]:
             name: {"metrics": result["metrics"], "protocol": result["protocol"]}
             for name, result in results.items()
         },
-        "says": measure(f"zoo:{folder.name}") if folder.name in SPEAKING else {},
+        "says": SPEAKING[folder.name](f"zoo:{folder.name}") if folder.name in SPEAKING else {},
         "last_losses": _last_losses(run.folder / "metrics.csv"),
         "made_with": {
             name: run.record[name]
