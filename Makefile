@@ -16,17 +16,18 @@ RESUME :=
 # The checkpoint of validate, arms, chat and export; empty takes the best one of the newest run of EXP.
 CKPT :=
 # Where make export writes to, where empty takes the run's folder, or make triplets (.jsonl), make
-# dialogues (.json) or make rounds (.png).
+# dialogues or make rewrite (.json) or make rounds (.png).
 OUT :=
 # MERGED=1 adds adapters to their base in make export.
 MERGED :=
-# Captions (pairs.jsonl, or LLaVA's .json) that make triplets asks about, and which model it asks.
+# Captions (pairs.jsonl, or LLaVA's .json) that make triplets asks about, and which model it or make
+# rewrite asks.
 PAIRS :=
 LLM :=
 # What to submit (cirr, circo), or whose data to check; without a name, make data-check lists all.
-# What make dialogues plays: world, chatir or folder.
+# What make dialogues plays, or make rewrite reads: world, chatir or folder.
 BENCH :=
-# The data folder to check, where empty tells where the data come from; that of make dialogues; or
+# The data folder to check, where empty tells where the data come from; that of make dialogues and rewrite; or
 # the images of make chat, where empty takes pictures of the built-in world.
 ROOT :=
 # An image whose rank make chat tells after each answer.
@@ -46,9 +47,9 @@ CHECKPOINT = $(if $(CKPT), --ckpt_path "$(CKPT)")
 OPTIONS = $(if $(ARGS), $(ARGS))
 
 .DEFAULT_GOAL := help
-.PHONY: help train validate arms export submission chat demo data-check triplets dialogues compare \
+.PHONY: help train validate arms export submission chat demo data-check triplets dialogues rewrite compare \
 	rounds dashboard test lint bench zoo clean known-experiment known-submission known-captions \
-	known-dialogues
+	known-dialogues known-rewriting
 
 help: ## list the targets
 	@echo "make <target> [EXP=name] [ARGS=\"--options\"]"
@@ -84,6 +85,9 @@ triplets: known-captions $(READY) ## have LLM invent a change to each caption of
 
 dialogues: known-dialogues $(READY) ## play dialogues over BENCH into OUT, by who asks and answers in ARGS; runs go on where they were
 	$(BIN)/python -m cirlab.dialogue --benchmark "$(BENCH)"$(if $(ROOT), --root "$(ROOT)") --output "$(OUT)"$(OPTIONS)
+
+rewrite: known-rewriting $(READY) ## have LLM turn BENCH's dialogues into a caption a round, into OUT; runs go on where they were
+	$(BIN)/python -m cirlab.dialogue.rewrite --benchmark "$(BENCH)"$(if $(ROOT), --root "$(ROOT)") --model "$(LLM)" --output "$(OUT)"$(OPTIONS)
 
 compare: $(READY) ## print the results of EXPS="a b" side by side (default: all); ARGS="--by facet"
 	$(BIN)/python -m cirlab.reporting.compare$(if $(EXPS), $(EXPS))$(OPTIONS)
@@ -136,6 +140,9 @@ known-captions:
 
 known-dialogues:
 	$(if $(and $(BENCH),$(OUT)),,@echo "dialogues need BENCH=<world, chatir or folder> OUT=<dialogues.json>" >&2; exit 2)
+
+known-rewriting:
+	$(if $(and $(BENCH),$(LLM),$(OUT)),,@echo "rewrite needs BENCH=<world, chatir or folder> LLM=<model> OUT=<rewritten.json>" >&2; exit 2)
 
 REFUSE_OLD_PYTHON := 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	"Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; set PYTHON=<path>")'

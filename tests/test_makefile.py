@@ -32,7 +32,7 @@ def test_help_is_the_default_and_lists_every_target() -> None:
     assert shown.returncode == 0
     assert shown.stdout == make("help").stdout
     targets = "train validate arms export submission chat demo data-check triplets dialogues"
-    targets += " compare rounds dashboard test lint bench zoo clean"
+    targets += " rewrite compare rounds dashboard test lint bench zoo clean"
     for target in targets.split():
         assert re.search(rf"^  {target} +\S", shown.stdout, re.MULTILINE), target
 
@@ -136,6 +136,16 @@ def test_what_triplets_calls_and_needs() -> None:
         assert "triplets need PAIRS=" in shown.stderr
 
 
+def test_what_rewrite_calls_and_needs() -> None:
+    given = ["BENCH=chatir", "LLM=zoo:tiny_mllm", "OUT=a b.json"]
+    called = make("rewrite", "--dry-run", *given, "ROOT=/c d", "ARGS=--limit 2").stdout
+    wanted = '--benchmark "chatir" --root "/c d" --model "zoo:tiny_mllm" --output "a b.json"'
+    assert f"-m cirlab.dialogue.rewrite {wanted} --limit 2" in called
+    for number in range(3):
+        shown = make("rewrite", *given[:number], *given[number + 1 :])
+        assert shown.returncode == 2 and "rewrite needs BENCH=" in shown.stderr
+
+
 CALLS = {
     "train": ["EXP=collm"],
     "validate": ["EXP=collm"],
@@ -146,6 +156,7 @@ CALLS = {
     "demo": [],
     "data-check": [],
     "dialogues": ["BENCH=world", "OUT=a.json"],
+    "rewrite": ["BENCH=world", "LLM=b", "OUT=a.json"],
     "rounds": [],
     "triplets": ["PAIRS=a", "LLM=b", "OUT=c"],
     "compare": [],
