@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 #: Share of its old value that the measured spread of the latents keeps in a step.
 _SPREAD_MOMENTUM = 0.99
+#: Logarithm of the latents' variance in the first step.
+_FIRST_LOGVAR = -4.0
 
 
 class PictureAutoencoder(Learner):
@@ -71,6 +73,10 @@ class PictureAutoencoder(Learner):
         from diffusers import AutoencoderKL
 
         self.autoencoder = AutoencoderKL(**self.config)
+        last = self.autoencoder.quant_conv or self.autoencoder.encoder.conv_out
+        with torch.no_grad():
+            # What is drowned in noise from the beginning teaches the decoder nothing for long.
+            last.bias.chunk(2)[1].fill_(_FIRST_LOGVAR)
         #: Variance of latents over pictures and places, which drawing divides out.
         self.register_buffer("spread", torch.ones(()))
 
