@@ -119,6 +119,8 @@ zoo: $(READY) ## train the small pretrained models of the built-in world again
 	$(CIRLAB) fit -c experiments/zoo/blip_tower.yaml$(OPTIONS)
 	$(CIRLAB) fit -c experiments/zoo/blip_contrast.yaml$(OPTIONS)
 	$(CIRLAB) fit -c experiments/zoo/blip.yaml$(OPTIONS)
+	$(CIRLAB) fit -c experiments/zoo/autoencoder.yaml$(OPTIONS)
+	$(CIRLAB) fit -c experiments/zoo/painter.yaml$(OPTIONS)
 	$(BIN)/python -m cirlab.zoo.manifest
 
 clean: ## remove caches and the environment; runs and results stay

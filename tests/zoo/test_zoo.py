@@ -22,7 +22,7 @@ from cirlab.zoo.speech import measure, plain
 def test_files_are_those_of_the_manifest(name: str) -> None:
     manifest = json.loads((ZOO / name / MANIFEST).read_text())
     assert manifest["sha256"] == checksums(ZOO / name)
-    assert sum(path.stat().st_size for path in (ZOO / name).iterdir()) < 8 << 20
+    assert sum(path.stat().st_size for path in (ZOO / name).rglob("*")) < 8 << 20
 
 
 def test_the_clip_reached_what_is_asked_of_it() -> None:
