@@ -34,7 +34,8 @@ class WorldDialogue(DialogueRules, WorldFamilies):
     Args:
         families: each gives 32 gallery scenes and about 8 nuisance twins of these.
         dialogues: each about another scene.
-        rounds: questions with answers, after the caption; up to 38.
+        rounds: questions with answers, after the caption; up to 38. Of those in `played` each must
+            have as many, and may have more.
         separator: stands between the texts of a dialogue that a query joins.
         history: "concat" asks with all texts up to the round, "current" with the newest alone;
             null: "current" where the rounds of `played` are rewritten captions, else "concat".
@@ -104,7 +105,18 @@ class WorldDialogue(DialogueRules, WorldFamilies):
         found = list(dialogues_about(path, by_id))
         self.heed([texts for _, texts in found])
         for number, (name, texts) in enumerate(found):
+            self._check_rounds(len(texts) - 1, f"{path}, record {number + 1}")
             yield from self.dialogue(f"{number}", texts, _targets(by_id[name], equal))
+
+    def _check_rounds(self, has: int, where: str) -> None:
+        """Refuse a played dialogue that ends before the world's own would."""
+        if has < self.rounds:
+            noun = "round" if has == 1 else "rounds"
+            lower = f"set rounds to {has}, or " if has else ""
+            raise UserError(
+                f"{where}: the dialogue has {has} {noun} after its caption, but rounds of "
+                f"{self.name} is {self.rounds}; {lower}have longer ones played"
+            )
 
 
 def _targets(image: SceneImage, equal: Mapping[Signature, Sequence[str]]) -> tuple[str, ...]:

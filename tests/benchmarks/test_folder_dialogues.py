@@ -59,6 +59,7 @@ def test_the_best_target_in_the_last_round_of_each_dialogue(tmp_path: Path) -> N
     [
         ({"targets": ["images/77.jpg"]}, r"dialogue 'b' names images/77\.jpg in 'targets', but"),
         ({"targets": []}, r"the field 'targets' is \[\]"),
+        ({"rounds": []}, r"the field 'rounds' is \[\], but must be a list of one or more"),
         ({"rounds": "a bag"}, r"the field 'rounds' is \"a bag\", but must be a list"),
         ({"rounds": ["a", ""]}, r"the field 'rounds' is "),
         ({"id": None}, r"the field 'id' is null"),

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -96,3 +98,31 @@ def test_metrics_are_those_of_dialogues() -> None:
     short = WorldDialogue(families=2, dialogues=5, rounds=3, hits_at=5)
     short.setup()
     assert short.metric_names() == ["bri", "cumulative_hits_at_5", "mean_rank", "recall_at_5"]
+
+
+def test_played_dialogues_of_too_few_rounds_or_other_pictures_are_told(tmp_path: Path) -> None:
+    own = WorldDialogue(families=2, dialogues=3, rounds=2)
+    own.setup()
+    path = tmp_path / "played.json"
+    rows = [{"img": q.targets[0], "dialog": list(q.rounds)} for q in own.queries[2::3]]
+
+    def read(rounds: int, rows: list[dict[str, object]]) -> WorldDialogue:
+        path.write_text(json.dumps(rows))
+        played = WorldDialogue(families=2, dialogues=3, rounds=rounds, played=str(path))
+        played.setup()
+        return played
+
+    assert [q.text for q in read(2, rows).queries] == [q.text for q in own.queries]
+    assert len(read(1, rows).queries) == 9, "longer ones are read whole"
+    short = [rows[0], {**rows[1], "dialog": ["a caption", "is it red? yes"]}]
+    with pytest.raises(UserError) as caught:
+        read(2, short)
+    assert str(caught.value) == (
+        f"{path}, record 2: the dialogue has 1 round after its caption, but rounds of "
+        "world_dialogue is 2; set rounds to 1, or have longer ones played"
+    )
+    with pytest.raises(UserError, match=r"0 rounds after .* is 2; have longer ones played"):
+        read(2, [{**rows[0], "dialog": ["a caption"]}])
+    other = [{**rows[0], "img": "val-9-0"}]
+    with pytest.raises(UserError, match=r"record 1: the image 'val-9-0' is not in the gallery; gi"):
+        read(2, other)
