@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,10 @@ BEFORE = {
     "zoo/blip": ("zoo/blip_tower", "zoo/blip_contrast"),
 }
 #: Models that speak, and what marks what they say.
-SPEAKING = {"tiny_mllm": speech.measure, "tiny_rewriter": rewriting.measure}
+SPEAKING: dict[str, Callable[[str], dict[str, Any]]] = {
+    "tiny_mllm": speech.measure,
+    "tiny_rewriter": rewriting.measure,
+}
 MANIFEST = "manifest.json"
 
 
