@@ -248,10 +248,12 @@ class Rewriter:
 
     def _check_heard(self, known: Mapping[str, Text], model: ChatModel) -> None:
         """Refuse to go on with a model of which not a word was heard."""
-        said = [each.text for each in known.values() if each.flaw != Flaw.NO_ROOM]
-        if said and not any(said):
+        if any(each.text for each in known.values()):
+            return
+        asked = sum(each.flaw != Flaw.NO_ROOM for each in known.values())
+        if asked:
             raise UserError(
-                f"the model {model.identity().get('name')} has rewritten none of {len(said)} "
+                f"the model {model.identity().get('name')} has rewritten none of {asked} "
                 "rounds; choose another model or prompt, or let it write more"
             )
 
