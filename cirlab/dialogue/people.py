@@ -34,14 +34,16 @@ class _Person:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def listen(self, prompt: str) -> str:
-        """A line of theirs.
+        """A line of theirs, asked for until it holds something.
 
         Raises:
             UserError: there will be none.
         """
         try:
-            return self._read(prompt).strip()
-        except EOFError as error:
+            while not (line := self._read(prompt).strip()):
+                self.say("an empty line says nothing; type something, or end with Ctrl-C")
+            return line
+        except (EOFError, KeyboardInterrupt) as error:
             raise UserError(
                 "the input has ended within a dialogue; it is begun again when the same command "
                 "runs at a terminal"

@@ -248,13 +248,14 @@ class _Table:
         if silent and not heard.rounds - heard.replaced:
             raise UserError(
                 f"the questioner {named(self.questioner.identity())} has no question that can "
-                f"be read for any of {len(seats)} dialogues; choose another model or prompt, or "
-                "let it write more"
+                f"be read for {_any_of(len(seats), 'dialogue')}; choose another model or prompt, "
+                "or let it write more"
             )
         if not any(answers) and not heard.rounds - heard.unanswered:
             raise UserError(
-                f"the answerer {named(self.answerer.identity())} has no answer to any of "
-                f"{len(seats)} questions; choose another answerer, or questions that it understands"
+                f"the answerer {named(self.answerer.identity())} has no answer to "
+                f"{_any_of(len(seats), 'question')}; choose another answerer, or questions that it "
+                "understands"
             )
 
     def _played(self, seat: _Seat) -> Played:
@@ -273,3 +274,7 @@ class _Table:
 def progress_bar(**options: Any) -> Progress:
     """A display of the counts that matter here."""
     return progress_display("{task.fields[refused]} questions refused", **options)
+
+
+def _any_of(count: int, what: str) -> str:
+    return f"any of {count} {what}s" if count > 1 else f"the first {what}"

@@ -55,3 +55,21 @@ def test_a_person_is_told_where_the_image_lies_and_answers(tmp_path: Path) -> No
     assert asked == ["a? ", "b? "]
     assert f"look at {tmp_path / 'own.png'}\n" in shown.getvalue()
     assert person.identity() == {"kind": "human"}
+
+
+def test_an_empty_line_is_no_question_and_no_answer() -> None:
+    shown = io.StringIO()
+    asks = HumanQuestioner(0, Console(file=shown), typing("", "  ", "is it red?"))
+    assert asks.ask([talk()]) == ["is it red?"]
+    tells = HumanAnswerer(Console(file=shown), typing("", "yes"))
+    assert tells.answer([image_of(1)], ["is it red?"]) == ["yes"]
+    assert shown.getvalue().count("an empty line says nothing; type something") == 3
+
+
+@pytest.mark.parametrize("end", [EOFError, KeyboardInterrupt])
+def test_whoever_stops_typing_is_told_how_to_go_on(end: type[BaseException]) -> None:
+    def read(prompt: str) -> str:
+        raise end
+
+    with pytest.raises(UserError, match="begun again when the same command runs at a terminal"):
+        HumanAnswerer(Console(file=io.StringIO()), read).answer([image_of(1)], ["is it red?"])

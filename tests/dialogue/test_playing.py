@@ -132,6 +132,8 @@ def test_people_who_say_nothing_are_told_after_one_round(tmp_path: Path) -> None
     assert len(silent.seen) == 3 and lines(path) == []
     with pytest.raises(UserError, match=r"answerer rule \(tells\) has no answer to any of 4 quest"):
         run(path, tells=deaf)
+    with pytest.raises(UserError, match="has no answer to the first question; choose another ans"):
+        run(path, tells=deaf, batch_size=1)
     # Whoever has spoken before may be silent in a whole batch.
     run(path, Asks(lambda talk: good(talk) if talk.number < 4 else ""))
 
