@@ -52,9 +52,10 @@ def test_without_the_released_files_others_are_made_up_and_it_is_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DATA_ROOT", str(tmp_path))
-    one, five = chatir_files.run()
-    assert len(one.ours) == 5 and five.ours == [sum(one.ours)]
-    assert one.name.startswith("a made-up file, 12 dialogues x 11 rounds x 300 images")
+    one, cpu, five = chatir_files.run()
+    assert len(one.ours) == len(cpu.ours) == 5 and five.ours == [sum(one.ours)]
+    assert one.name == "a made-up file, 12 x 11 x 300 x 256: time"
+    assert min(one.ours) > 0 and min(cpu.ours) > 0
     assert capsys.readouterr().err.startswith("DATA_ROOT holds no folder chatir with the released")
     (tmp_path / "chatir").mkdir()
     chatir_files.write_files(tmp_path / "chatir")
