@@ -47,7 +47,8 @@ def test_rows_tell_both_galleries(monkeypatch: pytest.MonkeyPatch) -> None:
         return Outcome(10.0 if large else 20.0, 3.0 if large else 2.0, 7, images // 2)
 
     monkeypatch.setattr(reranking, "in_own_process", pretended)
-    memory, time = reranking.run()
+    memory, pixels, time = reranking.run()
     assert memory.ratio == 2 and time.ratio == pytest.approx(2 / 3)
+    assert pixels.ours == memory.ours and set(pixels.reference) == {25_000 * 3 * 64**2 / (1 << 18)}
     assert "beside the vectors (49 MiB, here 2)" in memory.name
     assert "25,000 images read, here 1,000" in time.name
