@@ -6,7 +6,7 @@ are looked at only. The gallery's vectors, of which the second stage needs none,
 nature; here they are drawn at random, so that every query finds other images.
 
 Memory is the peak above what the process held when the second stage began, in a process of its own
-each time, where freed blocks of 64 KiB or more go back to the system at once. Kept for the next one,
+each time, where freed blocks of 64 KiB or more go back to the system at once. Kept for the next,
 as they are otherwise, they add 30 to 130 MiB to either, another number in each run. Time, taken in
 further processes without that, is the CPU's with one thread, so that other work on the machine
 matters little.
