@@ -22,6 +22,7 @@ MADE_BY = {
     "zoo/clip": "tiny_clip",
     "zoo/llm": "tiny_llm",
     "zoo/mllm": "tiny_mllm",
+    "zoo/rewriter": "tiny_rewriter",
     "zoo/blip": "tiny_blip",
 }
 #: Experiments that a model's last one starts from, in order.

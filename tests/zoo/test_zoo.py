@@ -14,6 +14,7 @@ from cirlab.encoders.names import ZOO
 from cirlab.world.language import full_caption
 from cirlab.world.scene import draw_scene, generator
 from cirlab.world.vocabulary import vocabulary
+from cirlab.zoo import rewriting
 from cirlab.zoo.manifest import MADE_BY, MANIFEST, checksums
 from cirlab.zoo.speech import measure, plain
 
@@ -83,3 +84,12 @@ def test_the_multimodal_llm_sees_the_setting_and_answers() -> None:
 def test_phrases_that_mean_the_same_count_as_the_same() -> None:
     assert plain("a red ring in the dark, looking down") == "a red ring at night, seen from above"
     assert plain("a ring above a star") == "a ring above a star"
+
+
+def test_the_rewriter_names_what_dialogues_told() -> None:
+    """What its manifest tells of 200 dialogues, and a part of it again."""
+    says = json.loads((ZOO / "tiny_rewriter" / MANIFEST).read_text())["says"]
+    assert says["attributes"] > 0.85 and says["right"] > 0.35 and says["invented"] < 0.15
+    again = rewriting.measure("zoo:tiny_rewriter", dialogues=12, rounds=4)
+    assert again["attributes"] > 0.85 and again["invented"] < 0.2
+    assert again["by_round"]["1"]["right"] > 0.4
